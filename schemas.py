@@ -1,0 +1,178 @@
+"""The wire contract: what callers send, field by field, with defaults and limits. Both faces parse with `parse`.
+
+Knows nothing of what the fields mean. Units are in the names; choices are `Literal`, which leaves no dangling
+reference in a published schema. JSON types are taken strictly: `"1"` is not a number and `true` is not a speaker.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speech.errors import InvalidInput
+
+ResponseFormat = Literal["wav", "flac", "mp3", "opus", "aac", "pcm"]
+
+MAX_TEXT_CHARS = 10_000
+MAX_CONTEXT_SEGMENTS = 16
+MAX_TURNS = 50
+MAX_BATCH = 10
+# 30 s of 48 kHz float32 stereo is 11.5 MB; base64 makes it 15.4 MB.
+MAX_AUDIO_B64_CHARS = 16_000_000
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS, description="What to say.")]
+Speaker = Annotated[int, Field(ge=0, le=1, description="Who says it: 0 or 1.")]
+AudioB64 = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_AUDIO_B64_CHARS,
+        description="Base64 (a data URL is fine) of WAV, FLAC, OGG, MP3, M4A or WebM, 0.5 to 60 s.",
+    ),
+]
+SessionId = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="A name the caller chooses; none starts a fresh session."),
+]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Sampling(Model):
+    """What every speaking operation takes."""
+
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
+        None, description="The same seed gives the same audio; none draws a fresh one."
+    )
+    temperature: float = Field(
+        0.9, ge=0, le=2, allow_inf_nan=False, description="0 takes the likeliest code each time; higher varies more."
+    )
+    top_k: int = Field(50, ge=1, le=2048, description="How many of the likeliest codes are drawn from.")
+    response_format: ResponseFormat = Field("wav", description="pcm is 16-bit, mono, little-endian, headerless.")
+
+
+class ContextSegment(Model):
+    """Something said earlier, with its sound."""
+
+    text: Text
+    speaker: Speaker = 0
+    audio_b64: AudioB64
+
+
+Context = Annotated[
+    list[ContextSegment],
+    Field(max_length=MAX_CONTEXT_SEGMENTS, description="What was said before, oldest first."),
+]
+MaxDurationMs = Annotated[int, Field(ge=500, le=90_000, description="The audio is never longer than this.")]
+
+
+class PlainSpeakRequest(Sampling):
+    """Say `text`, with nothing said before."""
+
+    text: Text
+    speaker: Speaker = 1
+    max_duration_ms: MaxDurationMs = 10_000
+
+
+class SpeakRequest(PlainSpeakRequest):
+    """Say `text` after `context`."""
+
+    context: Context = []
+
+
+class ContextualSpeakRequest(SpeakRequest):
+    """Say `text` in a session that remembers its last segments; `context`, where given, stands in for that memory."""
+
+    session_id: SessionId | None = None
+
+
+class Turn(Model):
+    """One turn of a conversation."""
+
+    speaker: Speaker
+    text: Text
+    pause_ms: Annotated[int, Field(ge=0, le=2000)] = Field(500, description="Silence after this turn.")
+
+
+class ConversationRequest(Sampling):
+    """Say `turns` one after the other, each hearing those before it, as one recording."""
+
+    turns: list[Turn] = Field(min_length=1, max_length=MAX_TURNS)
+    max_total_duration_ms: int = Field(30_000, ge=5_000, le=60_000)
+    context: Context = []
+
+
+class CloneVoiceRequest(Sampling):
+    """Say `text` in the voice of a recording."""
+
+    text: Text
+    reference_audio_b64: AudioB64
+    reference_text: Text
+    max_duration_ms: int = Field(15_000, ge=1_000, le=30_000)
+
+
+class BatchSpeakRequest(Sampling):
+    """Say each of `texts`, each on its own; the answer keeps their order."""
+
+    texts: list[Text] = Field(min_length=1, max_length=MAX_BATCH)
+    speaker: Speaker = 1
+    max_duration_per_text_ms: int = Field(10_000, ge=1_000, le=20_000)
+
+
+M = TypeVar("M", bound=Model)
+
+
+def parse(model: type[M], raw: Any) -> M:
+    """`raw` JSON as a `model`. Raises InvalidInput that names the first field at fault and what would be right."""
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise InvalidInput("body", f"is {_json_type(raw)}", "send a JSON object, such as " + _example(model))
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    field = _field_path(first["loc"])
+    if first["type"] == "missing":
+        raise InvalidInput(field, "is missing", "send a JSON object, such as " + _example(model))
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_siblings(model, first["loc"]))
+        raise InvalidInput(field, "is not a field of this request", f"the fields are {known}")
+    raise InvalidInput(field, "is not valid", first["msg"][:1].lower() + first["msg"][1:])
+
+
+def _field_path(loc: tuple[int | str, ...]) -> str:
+    """`("context", 1, "audio_b64")` as `context[1].audio_b64`."""
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "body"
+
+
+def _siblings(model: type[Model], loc: tuple[int | str, ...]) -> list[str]:
+    """The field names known where `loc` points."""
+    nested = {"context": ContextSegment, "turns": Turn}
+    owner = nested.get(str(loc[0]), model) if len(loc) > 1 else model
+    return list(owner.model_fields)
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "not an object")
+
+
+def _example(model: type[Model]) -> str:
+    """The smallest body that `model` accepts, as JSON."""
+    samples = {
+        "text": '"text": "Hello."',
+        "texts": '"texts": ["Hello."]',
+        "turns": '"turns": [{"speaker": 0, "text": "Hello."}]',
+        "reference_audio_b64": '"reference_audio_b64": "UklGR…"',
+        "reference_text": '"reference_text": "What the recording says."',
+        "speaker": '"speaker": 0',
+    }
+    required = [name for name, info in model.model_fields.items() if info.is_required()]
+    return "{" + ", ".join(samples[name] for name in required) + "}"

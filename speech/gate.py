@@ -1,0 +1,119 @@
+"""One model, many callers: who may speak now, who waits, and who is told to come back.
+
+A place is a right to wait or to speak; there are `slots + queue` of them. A turn is the right to use the engine;
+there are `slots`. Places are given first come, first served. Only `threading`: callers come from any thread and
+any event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from speech.caller import Caller
+from speech.errors import Busy, NotReady
+
+
+class Gate:
+    """A bounded first-in, first-out queue in front of `slots` turns at the engine.
+
+    slots: callers the engine serves at once. queue: callers that may wait. wait_s: how long one may wait, in seconds.
+    """
+
+    def __init__(self, *, slots: int, queue: int, wait_s: float) -> None:
+        self._slots = slots
+        self._queue = queue
+        self._wait_s = wait_s
+        self._changed = threading.Condition()
+        self._places = 0
+        self._speaking = 0
+        self._waiting: deque[object] = deque()
+        self._turn_s = 1.0
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Callers that hold a place and no turn yet."""
+        return self._places - self._speaking
+
+    @property
+    def speaking(self) -> int:
+        """Callers that have the engine's turn."""
+        return self._speaking
+
+    def close(self) -> None:
+        """Give no further places; those that hold one may finish."""
+        with self._changed:
+            self._closed = True
+
+    @contextmanager
+    def place(self, caller: Caller) -> Iterator[Place]:
+        """A place for `caller`, at once or not at all: raises Busy where none is free."""
+        with self._changed:
+            if self._closed:
+                raise NotReady("the server is shutting down; send the request again", retry_after_s=1)
+            if self._places >= self._slots + self._queue:
+                raise Busy(
+                    f"all {self._slots + self._queue} places are taken; try again later",
+                    retry_after_s=self._expected_wait_s(),
+                )
+            self._places += 1
+        try:
+            yield Place(self, caller)
+        finally:
+            with self._changed:
+                self._places -= 1
+
+    def _expected_wait_s(self) -> float:
+        return self._turn_s * max(1, self.waiting) / self._slots
+
+    def _acquire(self, caller: Caller, deadline_s: float) -> None:
+        ticket = object()
+        with caller.when_gone(self._wake), self._changed:
+            self._waiting.append(ticket)
+            try:
+                while not caller.gone and not (self._waiting[0] is ticket and self._speaking < self._slots):
+                    left_s = deadline_s - time.monotonic()
+                    if left_s <= 0:
+                        raise Busy(
+                            f"no turn came within {self._wait_s:g} s; try again later",
+                            retry_after_s=self._expected_wait_s(),
+                        )
+                    self._changed.wait(left_s)
+                caller.check()
+                self._speaking += 1
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def _release(self, turn_s: float) -> None:
+        with self._changed:
+            self._speaking -= 1
+            self._turn_s += 0.2 * (turn_s - self._turn_s)
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Place:
+    """A caller's place in the gate's queue. The wait allowed starts when the place is given."""
+
+    def __init__(self, gate: Gate, caller: Caller) -> None:
+        self._gate = gate
+        self._deadline_s = time.monotonic() + gate._wait_s
+        self.caller = caller
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The engine's turn; waits for it. Raises Busy past the deadline, CallerLeft where the caller has gone."""
+        self._gate._acquire(self.caller, self._deadline_s)
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._gate._release(time.monotonic() - started_s)
