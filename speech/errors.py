@@ -2,6 +2,7 @@
 
     SpeechError
     ├── InvalidInput       400  the caller's mistake: names the field and what would be right
+    ├── BodyTooLarge       413  more bytes than the server reads; a platform's own limit on Chutes
     ├── Busy               429  more callers than places; says when to come back
     ├── CallerLeft         499  nobody is listening any more; never seen by a caller
     ├── QualityRejected    500  every take failed its checks; says which and how often
@@ -45,6 +46,10 @@ class InvalidInput(SpeechError):
         super().__init__(f"{field}: {problem}; {cure}", field=field)
 
 
+class BodyTooLarge(SpeechError):
+    """The body has more bytes than the server reads."""
+
+
 class Busy(SpeechError):
     """All places are taken, or the wait for one took longer than allowed."""
 
@@ -74,6 +79,7 @@ class NotReady(SpeechError):
 
 STATUS: dict[type[SpeechError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
+    BodyTooLarge: (413, "body_too_large"),
     Busy: (429, "busy"),
     CallerLeft: (499, "caller_left"),
     QualityRejected: (500, "quality_rejected"),

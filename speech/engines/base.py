@@ -84,7 +84,7 @@ class Engine(Protocol):
     def voice_of(self, line: Line) -> str | None:
         """The engine's own voice that will say `line`, or None where the voice is not one of its own."""
 
-    def speak(self, line: Line) -> Iterator[Audio]:
+    def speak(self, line: Line) -> Generator[Audio]:
         """Say `line`, chunk by chunk, float32 at `info.sample_rate_hz`.
 
         The line is checked, and on an engine that batches it joins the others, before this returns; the first

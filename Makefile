@@ -1,0 +1,50 @@
+# `make serve` and `make test` work on a fresh machine; a second run installs nothing.
+PYTHON ?= python3
+PORT ?= 8000
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check
+RUN = PYTHONPATH=. .venv/bin/python
+
+.PHONY: serve chute test check bench setup release clean
+serve: .venv/serve
+	DUOLOGUE_PORT=$(PORT) $(RUN) -m server
+
+chute: .venv/chute  ## the Chute itself, through the real SDK, in dev mode
+	CHUTES_EXECUTION_CONTEXT=REMOTE PYTHONPATH=. .venv/bin/chutes run my_tts:chute --dev --host 127.0.0.1 --port $(PORT) --logging-port $$(($(PORT) + 1))
+
+test: .venv/test
+	$(RUN) -m pytest $(TESTS)
+
+check: .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/test
+	$(RUN) -m bench
+
+release: .venv/chute  ## stamp my_tts.py with the release that this tree is
+	$(RUN) -m speech.release
+
+setup: .venv/serve
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/serve: requirements/serve.txt | .venv/python
+	$(PIP) -r requirements/serve.txt
+	touch $@
+
+.venv/chute: requirements/chute.txt .venv/serve
+	$(PIP) -r requirements/chute.txt
+	touch $@
+
+# torch first: with it there, nothing that needs torch pulls a build for GPUs.
+.venv/test: requirements/test.txt requirements/test-no-deps.txt .venv/chute
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements/test.txt
+	$(PIP) --no-deps -r requirements/test-no-deps.txt
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache

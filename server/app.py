@@ -1,0 +1,144 @@
+"""The HTTP application: a thin face over the operations.
+
+A request's body is read here (bounded), its operation runs in a thread, and a caller that hangs up is noticed.
+Knows nothing of what an operation does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from loguru import logger
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import openapi
+from speech.caller import Caller
+from speech.errors import BodyTooLarge, CallerLeft, InvalidInput, SpeechError, to_http
+from speech.operations import OPERATIONS, Operation
+from speech.release import VERSION
+from speech.service import Service
+from speech.settings import Settings
+
+SPARE_THREADS = 8
+"""Threads beyond the places at the gate: whoever finds no place still needs one to be told so."""
+
+
+def create_app(service: Service, settings: Settings) -> FastAPI:
+    """The application over a service that has been started; closes it at the end of the application's life."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.", lifespan=lifespan)
+    threads = anyio.CapacityLimiter(service.engine.info.parallel + settings.queue + SPARE_THREADS)
+    for operation in OPERATIONS.values():
+        app.add_api_route(
+            operation.path,
+            _endpoint(operation, service, threads, settings.max_body_mb << 20),
+            methods=["POST"],
+            **openapi.describe(operation),
+        )
+    app.add_api_route("/health", lambda: service.health(), methods=["GET"], summary="What speaks here, and how busy.")
+    app.add_exception_handler(SpeechError, _speech_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(RequestId)
+    return app
+
+
+def _endpoint(
+    operation: Operation, service: Service, threads: anyio.CapacityLimiter, max_body_bytes: int
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        raw = _json(await _body(request, max_body_bytes))
+        caller = Caller()
+        watch = asyncio.create_task(_watch(request, caller))
+        try:
+            run = functools.partial(operation, service, raw, caller)
+            reply = await anyio.to_thread.run_sync(run, limiter=threads)
+        finally:
+            watch.cancel()
+        return Response(reply.body, media_type=reply.media_type, headers=reply.headers)
+
+    endpoint.__name__ = operation.name
+    return endpoint
+
+
+async def _watch(request: Request, caller: Caller) -> None:
+    """Mark `caller` as gone when its connection closes. The body has been read: what comes next is the end."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    caller.leave()
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """The body, refused as soon as it is known to be too large."""
+    too_large = BodyTooLarge(f"body: is larger than {max_bytes >> 20} MB; send less, or shorter recordings")
+    if int(request.headers.get("content-length") or 0) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body else None
+    except (ValueError, RecursionError):
+        raise InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}') from None
+
+
+class RequestId:
+    """Gives each request an id, in its log lines and in the answer's X-Request-Id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with logger.contextualize(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+async def _speech_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SpeechError)
+    status, body, headers = to_http(error)
+    if status >= 500 and not isinstance(error, CallerLeft):
+        logger.warning("{} {}: {}", request.url.path, status, error.message)
+    return JSONResponse(body, status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = {"detail": error.detail, "code": "not_found" if error.status_code == 404 else "http_error", "field": None}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Anything unforeseen: the log has the trace, the caller a sentence."""
+    body = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
+    return JSONResponse(body, 500)

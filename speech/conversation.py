@@ -1,0 +1,69 @@
+"""Several turns as one recording: who hears what, how long each may be, and the silence between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from audio_utils import Audio, trim_silence
+from speech.engines.base import Line, Segment
+from speech.errors import InvalidInput
+from speech.service import Service, Take
+
+MS_PER_CHAR = 65
+"""English read aloud: about 15 characters a second."""
+
+MS_PER_TURN = 400
+"""What a turn takes beside its characters."""
+
+MIN_TURN_MS = 500
+"""No turn is worth starting with less."""
+
+EDGE_MS = 5
+"""Silence kept around a turn's speech, so that a pause is as long as it was asked to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One turn: what is said by whom, and the silence after it, in milliseconds."""
+
+    text: str
+    speaker: int
+    pause_ms: int
+
+
+def expected_ms(text: str) -> float:
+    """About how long `text` takes to say."""
+    return MS_PER_TURN + MS_PER_CHAR * len(text)
+
+
+def speak_parts(service: Service, parts: list[Part], line: Line, max_total_ms: int) -> Take:
+    """Say `parts` one after the other, drawn as `line` says, each after everything said before it.
+
+    The time allowed, less the pauses, is divided by the work that is left: a long turn is not starved by short ones,
+    and what a turn leaves over goes to those after it. Raises InvalidInput where the pauses leave no time to speak.
+    """
+    pauses_ms = sum(part.pause_ms for part in parts[:-1])
+    left_ms = max_total_ms - pauses_ms
+    if left_ms < MIN_TURN_MS * len(parts):
+        raise InvalidInput(
+            "turns",
+            f"{len(parts)} turns with {pauses_ms} ms of pauses do not fit into {max_total_ms} ms",
+            "send fewer turns, shorter pauses or a larger max_total_duration_ms",
+        )
+    context, sounds, truncated = line.context, [], False
+    voices: dict[str, None] = {}
+    for index, part in enumerate(parts):
+        work_ms = [expected_ms(later.text) for later in parts[index:]]
+        allowed_ms = int(left_ms * work_ms[0] / sum(work_ms))
+        take = service.take(
+            replace(line, text=part.text, speaker=part.speaker, context=context, max_duration_ms=allowed_ms)
+        )
+        audio = trim_silence(take.audio, keep_ms=EDGE_MS)
+        left_ms -= audio.duration_ms
+        truncated |= take.truncated
+        voices |= dict.fromkeys(take.voices)
+        context = (*context, Segment(part.text, part.speaker, audio, *take.voices))
+        sounds.append(audio)
+        if part is not parts[-1]:
+            sounds.append(Audio.silence(part.pause_ms, audio.sample_rate_hz))
+    return Take(Audio.join(sounds), truncated, tuple(voices))

@@ -1,0 +1,75 @@
+"""What the embedded voices share: English text to phonemes, and a model's raw sentence to a chunk that joins well.
+
+Knows no model. Phonemes are in the alphabet of Kokoro (misaki), which hibari's models share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+from hibari.g2p import G2P
+
+from audio_utils import Audio, trim_silence
+from speech.errors import InvalidInput
+from speech.text.split import clauses, sentences
+
+SAMPLE_RATE_HZ = 24_000
+SPEAKERS = ("af_heart", "am_michael")
+"""Who speaks as speaker 0 and 1: two clearly different people."""
+
+MAX_PHONEMES = 400
+"""A model input takes 508; longer sentences are cut at clauses before that."""
+
+SENTENCE_EDGE_MS = 120
+"""Silence kept at both ends of a sentence, of the 0.3 to 0.5 s that the models leave: 240 ms between sentences."""
+
+PEAK_CEILING = 0.95
+"""A sentence that would come louder is scaled down: these models exceed full scale now and then."""
+
+
+@lru_cache(maxsize=2)
+def phonemizer(british: bool) -> G2P:
+    """Text to phonemes in American or British English; loaded on first use (0.3 s)."""
+    return G2P(british=british)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> dict[str, int]:
+    return json.loads((resources.files("hibari") / "assets" / "vocab.json").read_text(encoding="utf-8"))
+
+
+def phonemes(text: str, *, british: bool) -> list[str]:
+    """`text` as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput where none is left."""
+    speak = phonemizer(british)
+    found = []
+    for sentence in sentences(text):
+        spoken = speak(sentence)
+        found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
+    found = [each for each in found if any(char.isalpha() for char in each)]
+    if not found:
+        raise InvalidInput("text", "has no word that this engine can speak", "write English words or numbers")
+    return found
+
+
+def token_ids(phoneme_string: str) -> list[int]:
+    """Model inputs of `phoneme_string`, with the padding id 0 at both ends."""
+    vocabulary = _vocabulary()
+    return [0, *(vocabulary[char] for char in phoneme_string if char in vocabulary), 0]
+
+
+def chunk(samples: np.ndarray) -> Audio:
+    """A model's sentence, float32[n] at 24 kHz, with short edges and a bounded peak."""
+    peak = float(np.max(np.abs(samples), initial=0.0))
+    if peak > PEAK_CEILING:
+        samples = samples * np.float32(PEAK_CEILING / peak)
+    return trim_silence(Audio(samples, SAMPLE_RATE_HZ), keep_ms=SENTENCE_EDGE_MS)
+
+
+def finished(chunks: Iterator[Audio]) -> None:
+    """Run through `chunks`: a warm-up."""
+    for _ in chunks:
+        pass

@@ -1,0 +1,1 @@
+"""Whether a take may be handed over."""

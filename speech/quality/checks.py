@@ -1,0 +1,28 @@
+"""The checks of one take. They look at the sound alone, not at what was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audio_utils import Audio
+
+SILENT_PEAK = 0.001
+"""-60 dBFS: below it nothing is heard at any usual volume."""
+MAX_PEAK = 0.99
+MIN_DURATION_MS = 500
+
+CHECKS = ("not silent", f"peak not above {MAX_PEAK}", f"at least {MIN_DURATION_MS} ms")
+"""What `failures` looks at, in words."""
+
+
+def failures(audio: Audio) -> list[str]:
+    """What is wrong with this take, in words; empty where nothing is."""
+    found = []
+    peak = float(np.max(np.abs(audio.samples), initial=0.0))
+    if not np.isfinite(peak) or peak < SILENT_PEAK:
+        found.append(f"silent (peak {peak:.4f}, at least {SILENT_PEAK} wanted)")
+    if peak > MAX_PEAK:
+        found.append(f"clipping (peak {peak:.3f}, at most {MAX_PEAK} wanted)")
+    if audio.duration_ms < MIN_DURATION_MS:
+        found.append(f"too short ({audio.duration_ms:.0f} ms, at least {MIN_DURATION_MS} ms wanted)")
+    return found

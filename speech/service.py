@@ -1,0 +1,188 @@
+"""The conductor: what a request means to the engine, and who may use the engine when.
+
+Streaming is the primitive; a whole take is the stream, collected. Knows nothing of HTTP and of formats on the wire.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+
+from loguru import logger
+
+import schemas
+from audio_utils import Audio, decode_b64
+from cache import AudioCache
+from speech.caller import Caller
+from speech.engines.base import Engine, Line, Segment
+from speech.errors import EngineFailed, InvalidInput, NotReady, OutOfMemory, SpeechError
+from speech.gate import Gate, Place
+from speech.reply import Reply
+from speech.sessions import Sessions
+from speech.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What an engine said. truncated: it had more to say than the limit allowed. voices: its own, where it has any."""
+
+    audio: Audio
+    truncated: bool
+    voices: tuple[str, ...] = ()
+
+
+class Spoken:
+    """An engine's chunks of one line, cut at its limit, with the engine's failures as the service's own errors.
+
+    truncated: whether the engine had more to say than the limit allowed; known when the chunks have ended.
+    """
+
+    def __init__(self, line: Line, chunks: Iterator[Audio]) -> None:
+        self.line = line
+        self.truncated = False
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Audio]:
+        left_ms = float(self.line.max_duration_ms)
+        with _engine_errors(), closing(self._chunks):
+            for chunk in self._chunks:
+                self.line.caller.check()
+                if chunk.duration_ms > left_ms:
+                    self.truncated = True
+                    yield chunk.cut(left_ms)
+                    return
+                yield chunk
+                left_ms -= chunk.duration_ms
+
+
+class Service:
+    """One engine behind one gate, with what is remembered between requests."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.gate = Gate(slots=engine.info.parallel, queue=settings.queue, wait_s=settings.queue_wait_s)
+        self.sessions = Sessions(
+            capacity=settings.sessions, max_bytes=settings.sessions_mb << 20, ttl_s=settings.session_ttl_s
+        )
+        self.cache: AudioCache[Reply] = AudioCache(capacity=settings.cache_entries, max_bytes=settings.cache_mb << 20)
+        self._started_s: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._started_s is not None
+
+    def start(self) -> None:
+        """Load and warm the engine. Raises StartupError."""
+        began_s = time.monotonic()
+        self.engine.start()
+        self._started_s = time.monotonic()
+        info = self.engine.info
+        logger.info("{} on {} is ready after {:.1f} s", info.model, info.device, self._started_s - began_s)
+
+    def close(self) -> None:
+        self.gate.close()
+        self._started_s = None
+        self.engine.close()
+
+    def place(self, caller: Caller) -> AbstractContextManager[Place]:
+        """A place in the queue for `caller`, at once or not at all: raises NotReady or Busy."""
+        if not self.ready:
+            raise NotReady("the model is still loading; try again soon", retry_after_s=5)
+        return self.gate.place(caller)
+
+    # What a request means
+
+    def line(
+        self,
+        request: schemas.Sampling,
+        caller: Caller,
+        *,
+        text: str,
+        speaker: int,
+        max_duration_ms: int,
+        context: tuple[Segment, ...] = (),
+    ) -> Line:
+        """One thing to say, drawn as `request` wants it; a seed is drawn where it names none, so that every take can
+        be had again."""
+        return Line(
+            text=text,
+            speaker=speaker,
+            context=context,
+            max_duration_ms=max_duration_ms,
+            seed=random.getrandbits(31) if request.seed is None else request.seed,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            caller=caller,
+        )
+
+    def heard(self, context: list[schemas.ContextSegment]) -> tuple[Segment, ...]:
+        """The caller's context as segments. Raises InvalidInput that names the segment at fault."""
+        return tuple(
+            Segment(said.text, said.speaker, self.recording(said.audio_b64, f"context[{index}].audio_b64"))
+            for index, said in enumerate(context)
+        )
+
+    def recording(self, audio_b64: str, field: str) -> Audio:
+        """A caller's recording at the engine's rate. Raises InvalidInput naming `field`."""
+        info = self.engine.info
+        if info.context == "none":
+            raise InvalidInput(
+                field,
+                f"cannot be used: the engine {info.name} has one voice and hears nothing said before",
+                "leave it out, or ask a server with another engine",
+            )
+        return decode_b64(audio_b64, field=field).resampled(info.sample_rate_hz)
+
+    # Speaking; whoever calls these has the engine's turn
+
+    def stream(self, line: Line) -> Spoken:
+        """Say `line`, chunk by chunk, never longer than its limit. On an engine that batches, it has joined."""
+        with _engine_errors():
+            return Spoken(line, self.engine.speak(line))
+
+    def take(self, line: Line) -> Take:
+        """Say `line`, collected."""
+        return self.takes([line])[0]
+
+    def takes(self, lines: Iterable[Line]) -> list[Take]:
+        """Say each of `lines` on its own; an engine that batches speaks them together."""
+        streams = [self.stream(line) for line in lines]
+        return [self._collect(stream) for stream in streams]
+
+    def _collect(self, spoken: Spoken) -> Take:
+        audio = Audio.join(list(spoken), self.engine.info.sample_rate_hz)
+        voice = self.engine.voice_of(spoken.line)
+        return Take(audio, spoken.truncated, (voice,) if voice else ())
+
+    def health(self) -> dict[str, object]:
+        """What /health tells."""
+        info = self.engine.info
+        return {
+            "status": "ready" if self.ready else "loading",
+            "engine": info.name,
+            "model": info.model,
+            "device": info.device,
+            "sample_rate_hz": info.sample_rate_hz,
+            "voices": list(info.voices),
+            "context": info.context,
+            "notes": list(info.notes),
+            "queue_length": self.gate.waiting,
+            "speaking": self.gate.speaking,
+            "uptime_s": round(time.monotonic() - self._started_s, 1) if self._started_s else 0.0,
+        }
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except SpeechError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemory("no memory is left for this request; send a shorter one, or try again later") from error
+    except Exception as error:
+        logger.exception("the engine failed")
+        raise EngineFailed("the engine failed on this request; the server's log says why") from error

@@ -1,0 +1,65 @@
+"""What an operator may set, read once from the environment (`DUOLOGUE_QUEUE=16`); an unknown name is refused."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speech.errors import StartupError
+
+PREFIX = "DUOLOGUE_"
+CLIENT_NAMES = frozenset({"DUOLOGUE_URL", "DUOLOGUE_API_KEY"})
+"""Names with our prefix that the client reads; a server in the same shell passes over them."""
+
+EngineName = Literal["auto", "csm", "kokoro", "hibari"]
+
+
+class Settings(BaseModel):
+    """Defaults suit one person on one machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: EngineName = Field("auto", description="auto takes csm on cuda when its weights can be had, else kokoro")
+    threads: int = Field(2, ge=1, le=64, description="processor threads of an embedded engine")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    queue: int = Field(16, ge=0, le=10_000, description="callers that may wait for a turn")
+    queue_wait_s: float = Field(30, gt=0, le=600, description="how long one may wait")
+    shutdown_s: float = Field(30, gt=0, le=600, description="how long running requests may finish after SIGTERM")
+    max_body_mb: int = Field(64, ge=1, le=1024, description="largest request body")
+    cache_entries: int = Field(200, ge=0, description="answers that /cached_speak keeps")
+    cache_mb: int = Field(256, ge=1, description="and their size together")
+    sessions: int = Field(1000, ge=1, description="sessions that /contextual_speak keeps")
+    sessions_mb: int = Field(256, ge=1, description="and their size together")
+    session_ttl_s: float = Field(1800, gt=0, description="how long an unused session is kept")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings from `env` (default: this process's). Raises StartupError that names the variable at fault."""
+        env = os.environ if env is None else env
+        given = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in env.items()
+            if name.startswith(PREFIX) and name not in CLIENT_NAMES
+        }
+        if "PORT" in env:
+            given.setdefault("port", env["PORT"])
+        for name in given.keys() - cls.model_fields.keys():
+            near = difflib.get_close_matches(name, cls.model_fields, n=1)
+            known = near or sorted(cls.model_fields)
+            raise StartupError(
+                f"{PREFIX}{name.upper()} is not a setting; did you mean "
+                + " or ".join(PREFIX + each.upper() for each in known)
+                + "?"
+            )
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise StartupError(f"{name}={first['input']!r} will not do: {first['msg']}") from None
