@@ -153,7 +153,10 @@ class Service:
         return [self._collect(stream) for stream in streams]
 
     def _collect(self, spoken: Spoken) -> Take:
-        audio = Audio.join(list(spoken), self.engine.info.sample_rate_hz)
+        chunks = list(spoken)
+        if not chunks:
+            raise EngineFailed("the engine said nothing for this text; send another, or try again")
+        audio = Audio.join(chunks)
         voice = self.engine.voice_of(spoken.line)
         return Take(audio, spoken.truncated, (voice,) if voice else ())
 
