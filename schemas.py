@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from speech.errors import InvalidInput
 
@@ -21,7 +22,18 @@ MAX_BATCH = 10
 # 30 s of 48 kHz float32 stereo is 11.5 MB; base64 makes it 15.4 MB.
 MAX_AUDIO_B64_CHARS = 16_000_000
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS, description="What to say.")]
+
+def _has_a_word(text: str) -> str:
+    if not any(char.isalnum() for char in text):
+        raise PydanticCustomError("no_word", "it has nothing to say: write at least one letter or digit")
+    return text
+
+
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_TEXT_CHARS, description="What to say: at least one letter or digit."),
+    AfterValidator(_has_a_word),
+]
 Speaker = Annotated[int, Field(ge=0, le=1, description="Who says it: 0 or 1.")]
 AudioB64 = Annotated[
     str,
@@ -154,7 +166,7 @@ def _field_path(loc: tuple[int | str, ...]) -> str:
 
 def _siblings(model: type[Model], loc: tuple[int | str, ...]) -> list[str]:
     """The field names known where `loc` points."""
-    nested = {"context": ContextSegment, "turns": Turn}
+    nested: dict[str, type[Model]] = {"context": ContextSegment, "turns": Turn}
     owner = nested.get(str(loc[0]), model) if len(loc) > 1 else model
     return list(owner.model_fields)
 

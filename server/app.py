@@ -51,7 +51,7 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
             methods=["POST"],
             **openapi.describe(operation),
         )
-    app.add_api_route("/health", lambda: service.health(), methods=["GET"], summary="What speaks here, and how busy.")
+    app.add_api_route("/health", service.health, methods=["GET"], summary="What speaks here, and how busy.")
     app.add_exception_handler(SpeechError, _speech_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)

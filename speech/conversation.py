@@ -44,7 +44,7 @@ def speak_parts(service: Service, parts: list[Part], line: Line, max_total_ms: i
     and what a turn leaves over goes to those after it. Raises InvalidInput where the pauses leave no time to speak.
     """
     pauses_ms = sum(part.pause_ms for part in parts[:-1])
-    left_ms = max_total_ms - pauses_ms
+    left_ms = float(max_total_ms - pauses_ms)
     if left_ms < MIN_TURN_MS * len(parts):
         raise InvalidInput(
             "turns",
@@ -56,9 +56,8 @@ def speak_parts(service: Service, parts: list[Part], line: Line, max_total_ms: i
     for index, part in enumerate(parts):
         work_ms = [expected_ms(later.text) for later in parts[index:]]
         allowed_ms = int(left_ms * work_ms[0] / sum(work_ms))
-        take = service.take(
-            replace(line, text=part.text, speaker=part.speaker, context=context, max_duration_ms=allowed_ms)
-        )
+        said = replace(line, text=part.text, field=f"turns[{index}].text", speaker=part.speaker)
+        take = service.take(replace(said, context=context, max_duration_ms=allowed_ms))
         audio = trim_silence(take.audio, keep_ms=EDGE_MS, threshold_db=EDGE_DB)
         left_ms -= audio.duration_ms
         truncated |= take.truncated

@@ -75,10 +75,11 @@ def batch_speak(service: Service, request: schemas.BatchSpeakRequest, caller: Ca
                 request,
                 caller,
                 text=text,
+                field=f"texts[{index}]",
                 speaker=request.speaker,
                 max_duration_ms=request.max_duration_per_text_ms,
             )
-            for text in request.texts
+            for index, text in enumerate(request.texts)
         ]
         with place.turn():
             takes = service.takes(lines)

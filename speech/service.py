@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Spoken:
     truncated: whether the engine had more to say than the limit allowed; known when the chunks have ended.
     """
 
-    def __init__(self, line: Line, chunks: Iterator[Audio]) -> None:
+    def __init__(self, line: Line, chunks: Generator[Audio]) -> None:
         self.line = line
         self.truncated = False
         self._chunks = chunks
@@ -104,11 +104,13 @@ class Service:
         speaker: int,
         max_duration_ms: int,
         context: tuple[Segment, ...] = (),
+        field: str = "text",
     ) -> Line:
         """One thing to say, drawn as `request` wants it; a seed is drawn where it names none, so that every take can
         be had again."""
         return Line(
             text=text,
+            field=field,
             speaker=speaker,
             context=context,
             max_duration_ms=max_duration_ms,

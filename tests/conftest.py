@@ -39,7 +39,12 @@ def serving(**settings: str) -> Iterator[Served]:
     env = clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "DUOLOGUE_PORT": "0"}
     env |= {f"DUOLOGUE_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "server"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         assert process.stdout is not None

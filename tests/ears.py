@@ -68,7 +68,7 @@ def similarity(one: Audio, other: Audio) -> float:
 
 
 @lru_cache(maxsize=1)
-def _voice_encoder():  # noqa: ANN202
+def _voice_encoder():
     from resemblyzer import VoiceEncoder
 
     return VoiceEncoder("cpu", verbose=False)

@@ -6,8 +6,9 @@ Knows nothing of requests, formats or queues. An engine is used by as many threa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from audio_utils import Audio
@@ -32,20 +33,21 @@ class Segment:
 class Line:
     """One thing to be said, and how.
 
-    text: up to `EngineInfo.max_text_chars` characters. speaker: 0 or 1. context: what was said before, oldest first.
-    max_duration_ms: the audio is cut there at the latest. seed: the same seed gives the same audio, whoever else is
-    being served. temperature: 0 takes the likeliest code each time. top_k: codes drawn from at each step.
-    caller: stop as soon as it has gone.
+    text: up to `EngineInfo.max_text_chars` characters. field: the input it came from, named where it will not do.
+    speaker: 0 or 1. context: what was said before, oldest first. max_duration_ms: the audio is cut there at the
+    latest. seed: the same seed gives the same audio, whoever else is being served. temperature: 0 takes the likeliest
+    code each time. top_k: codes drawn from at each step. caller: stop as soon as it has gone.
     """
 
     text: str
+    field: str = "text"
     speaker: int = 1
     context: tuple[Segment, ...] = ()
     max_duration_ms: int = 10_000
     seed: int = 0
     temperature: float = 0.9
     top_k: int = 50
-    caller: Caller = field(default_factory=Caller)
+    caller: Caller = dataclasses.field(default_factory=Caller)
 
 
 @dataclass(frozen=True, slots=True)

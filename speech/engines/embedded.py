@@ -14,6 +14,7 @@ import numpy as np
 from hibari.g2p import G2P
 
 from audio_utils import Audio, trim_silence
+from speech.engines.base import Line
 from speech.errors import InvalidInput
 from speech.text.split import clauses, sentences
 
@@ -42,16 +43,16 @@ def _vocabulary() -> dict[str, int]:
     return json.loads((resources.files("hibari") / "assets" / "vocab.json").read_text(encoding="utf-8"))
 
 
-def phonemes(text: str, *, british: bool) -> list[str]:
-    """`text` as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput where none is left."""
+def phonemes(line: Line, *, british: bool) -> list[str]:
+    """The line's text as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput for none."""
     speak = phonemizer(british)
-    found = []
-    for sentence in sentences(text):
+    found: list[str] = []
+    for sentence in sentences(line.text):
         spoken = speak(sentence)
         found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
     found = [each for each in found if any(char.isalpha() for char in each)]
     if not found:
-        raise InvalidInput("text", "has no word that this engine can speak", "write English words or numbers")
+        raise InvalidInput(line.field, "has no word that this engine can speak", "write English words or numbers")
     return found
 
 

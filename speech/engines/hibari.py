@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from hibari import Hibari
@@ -43,11 +43,11 @@ class HibariEngine:
     def voice_of(self, line: Line) -> str | None:
         return self.info.voices[0]
 
-    def speak(self, line: Line) -> Iterator[Audio]:
-        spoken = embedded.phonemes(line.text, british=False)
+    def speak(self, line: Line) -> Generator[Audio]:
+        spoken = embedded.phonemes(line, british=False)
         return self._chunks(spoken, line)
 
-    def _chunks(self, spoken: list[str], line: Line) -> Iterator[Audio]:
+    def _chunks(self, spoken: list[str], line: Line) -> Generator[Audio]:
         assert self._model is not None, "start() comes first"
         noise = np.random.default_rng(line.seed)
         for phoneme_string in spoken:

