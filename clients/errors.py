@@ -201,6 +201,6 @@ def _status_line(response: httpx.Response, body: str) -> str:
     if response.is_redirect:
         return f"{line}: redirected to {response.headers.get('Location')}; use that address"
     said = " ".join(body.split())
-    if not said or "<html" in said[:200].lower():
+    if said in ("", response.reason_phrase) or "<html" in said[:200].lower():
         return line
     return f"{line}: {said[:200]}"

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 import schemas
-from clients import AsyncTTSClient, Segment, Speech, TTSClient, Turn, UnreadableAnswer
+from clients import AsyncTTSClient, InvalidRequest, Segment, Speech, TTSClient, Turn, UnreadableAnswer
+from clients.wire import Call
 from speech.operations import OPERATIONS
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -261,3 +262,29 @@ def test_a_path_in_the_base_url_is_kept() -> None:
 
     with TTSClient("http://tts/behind/proxy/", transport=httpx.MockTransport(answer)) as client:
         client.health()
+
+
+@both
+def test_an_answer_can_be_read_as_it_comes(asynchronous: bool) -> None:
+    """The seam for streaming: an open response, after the same retries and with the same errors."""
+    answers = [httpx.Response(503), httpx.Response(200, content=b"sound"), httpx.Response(400, json={"detail": "no"})]
+    transport = httpx.MockTransport(lambda _: answers.pop(0))
+
+    async def no_sleep(_: float) -> None: ...
+
+    async def run() -> bytes:
+        async with AsyncTTSClient("http://tts", transport=transport, sleep=no_sleep) as client:
+            response = await client._exchange(Call("/speak", {"text": "Hello"}), stream=True)
+            sound = b"".join([chunk async for chunk in response.aiter_bytes()])
+            with pytest.raises(InvalidRequest, match="no"):
+                await client._exchange(Call("/speak", {}), stream=True)
+        return sound
+
+    if asynchronous:
+        assert asyncio.run(run()) == b"sound"
+        return
+    with TTSClient("http://tts", transport=transport, sleep=lambda _: None) as client:
+        response = client._exchange(Call("/speak", {"text": "Hello"}), stream=True)
+        assert b"".join(response.iter_bytes()) == b"sound"
+        with pytest.raises(InvalidRequest, match="no"):
+            client._exchange(Call("/speak", {}), stream=True)

@@ -89,6 +89,7 @@ def test_each_error_of_the_server_is_told_in_its_own_words(kind: type[SpeechErro
     [
         (httpx.Response(502), "HTTP 502 Bad Gateway"),
         (httpx.Response(502, html="<html><h1>Bad</h1></html>"), "HTTP 502 Bad Gateway"),
+        (httpx.Response(500, text="Internal Server Error"), "HTTP 500 Internal Server Error"),
         (httpx.Response(500, text="upstream\n  died"), "HTTP 500 Internal Server Error: upstream died"),
         (httpx.Response(500, text="x" * 999), "HTTP 500 Internal Server Error: " + "x" * 200),
         (httpx.Response(500, content=b"\xff\xfe{"), None),
