@@ -70,21 +70,19 @@ def clone_voice(service: Service, request: schemas.CloneVoiceRequest, caller: Ca
 def batch_speak(service: Service, request: schemas.BatchSpeakRequest, caller: Caller) -> Reply:
     """Say several texts, each as if it were alone, in one batch; a JSON list of base64 audio, in their order."""
     with service.place(caller) as place:
-        lines = [
-            service.line(
-                request,
-                caller,
-                text=text,
-                field=f"texts[{index}]",
-                speaker=request.speaker,
-                max_duration_ms=request.max_duration_per_text_ms,
-            )
-            for index, text in enumerate(request.texts)
-        ]
+        first = service.line(
+            request,
+            caller,
+            text=request.texts[0],
+            field="texts[0]",
+            speaker=request.speaker,
+            max_duration_ms=request.max_duration_per_text_ms,
+        )
+        lines = [replace(first, text=text, field=f"texts[{index}]") for index, text in enumerate(request.texts)]
         with place.turn():
             takes = service.takes(lines)
     clips = [b64encode(encode(take.audio, request.response_format)).decode() for take in takes]
-    return Reply(json.dumps(clips).encode(), "application/json")
+    return Reply(json.dumps(clips).encode(), "application/json", {"X-Seed": str(first.seed)})
 
 
 def contextual_speak(service: Service, request: schemas.ContextualSpeakRequest, caller: Caller) -> Reply:

@@ -103,8 +103,8 @@ class Service:
         text: str,
         speaker: int,
         max_duration_ms: int,
-        context: tuple[Segment, ...] = (),
         field: str = "text",
+        context: tuple[Segment, ...] = (),
     ) -> Line:
         """One thing to say, drawn as `request` wants it; a seed is drawn where it names none, so that every take can
         be had again."""

@@ -18,10 +18,10 @@ CHECKS = ("not silent", f"peak not above {MAX_PEAK}", f"at least {MIN_DURATION_M
 def failures(audio: Audio) -> list[str]:
     """What is wrong with this take, in words; empty where nothing is."""
     found = []
-    peak = float(np.max(np.abs(audio.samples), initial=0.0))
+    peak = np.max(np.abs(audio.samples), initial=np.float32(0))
     if not np.isfinite(peak) or peak < SILENT_PEAK:
         found.append(f"silent (peak {peak:.4f}, at least {SILENT_PEAK} wanted)")
-    if peak > MAX_PEAK:
+    if peak > np.float32(MAX_PEAK):
         found.append(f"clipping (peak {peak:.3f}, at most {MAX_PEAK} wanted)")
     if audio.duration_ms < MIN_DURATION_MS:
         found.append(f"too short ({audio.duration_ms:.0f} ms, at least {MIN_DURATION_MS} ms wanted)")

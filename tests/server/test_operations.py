@@ -52,13 +52,8 @@ def test_each_speaking_operation_speaks(served: Served, name: str) -> None:
 
 @pytest.mark.parametrize("name", SPEAKING)
 def test_a_seed_gives_the_same_bytes(served: Served, name: str) -> None:
-    body = {"text": "Once more, with the same seed.", "seed": 7, "session_id": "seed"}
-    if name != "contextual_speak":
-        del body["session_id"]
-    else:
-        body["context"] = []
-    first = served.speak(f"/{name}", **(body | {"session_id": "a"} if "session_id" in body else body))
-    second = served.speak(f"/{name}", **(body | {"session_id": "b"} if "session_id" in body else body))
+    own_session = [{"session_id": each} for each in "ab"] if name == "contextual_speak" else [{}, {}]
+    first, second = (served.speak(f"/{name}", text="Once more, the same.", seed=7, **each) for each in own_session)
     assert first.content == second.content
     assert first.headers["x-seed"] == "7"
 
