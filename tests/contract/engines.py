@@ -1,0 +1,16 @@
+"""Every engine, as the contract tests make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from speech.engines.base import Engine
+from speech.engines.hibari import HibariEngine
+from speech.engines.kokoro.engine import KokoroEngine
+
+ENGINES: dict[str, Callable[[pytest.TempPathFactory], Engine]] = {
+    "kokoro": lambda _: KokoroEngine(threads=2),
+    "hibari": lambda _: HibariEngine(),
+}
