@@ -22,7 +22,7 @@ check: .venv/test
 bench: .venv/test
 	$(RUN) -m bench
 
-release: .venv/chute  ## stamp my_tts.py with the release that this tree is
+release: .venv/serve  ## stamp my_tts.py with the release that this tree is
 	$(RUN) -m speech.release
 
 setup: .venv/serve

@@ -38,6 +38,18 @@ class Settings(BaseModel):
     session_ttl_s: float = Field(1800, gt=0, description="how long an unused session is kept")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    # What only the Chute reads.
+    username: str | None = Field(
+        None, pattern=r"^[a-zA-Z0-9_]{3,15}$", description="the Chutes account; unset, the chutes config file's"
+    )
+    chute: str = Field("csm-1b-tts", pattern=r"^[a-z0-9][a-z0-9._-]{2,63}$", description="what the chute is called")
+    concurrency: int = Field(16, ge=1, le=256, description="requests that the platform sends one instance at a time")
+    max_instances: int = Field(1, ge=1, le=100, description="instances that may run, each billed on its own")
+    scaling_threshold: float = Field(
+        0.75, gt=0, le=1, description="share of `concurrency` in use at which another instance starts"
+    )
+    shutdown_after_seconds: int = Field(300, ge=60, le=604_800, description="how long an idle instance is kept")
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Settings from `env` (default: this process's). Raises StartupError that names the variable at fault."""
