@@ -93,16 +93,19 @@ class Frames:
         if furthest > limit:
             raise ValueError(f"slot {self._at.index(furthest - 1)} is past the model's {limit} positions")
         context = min(next((size for size in CONTEXT_BUCKETS if size >= furthest), limit), limit)
-        self._graphs.run((context, ranks), lambda: self._frame(context, ranks), self._changing)
+        self._run(context, ranks)
         for slot in noise:
             self._at[slot] += 1
         # The only wait for the device, and it lies between frames.
         return Frame(self._codes.cpu().numpy().copy(), self._audio.cpu().numpy().copy() if self._codec else None)
 
-    def reset(self) -> None:
-        """All slots idle, as after the constructor."""
-        for slot in range(self.slots):
-            self.leave(slot)
+    def warm(self) -> None:
+        """Capture every bucket's graph before anyone joins; on CPU there is nothing to do."""
+        if self.model.device.type == "cuda":
+            ranks = self._put_noise({})
+            for context in CONTEXT_BUCKETS:
+                if context <= self.model.dims.max_positions:
+                    self._run(context, ranks)
 
     def _put_noise(self, noise: dict[int, Noise]) -> int:
         """Draw everyone's noise on the host and send it over in one copy; returns the ranks this step sorts."""
@@ -118,6 +121,9 @@ class Frames:
             staged[slot, :, : each.ranks] = torch.from_numpy(each.draw())
         there.copy_(staged, non_blocking=True)
         return ranks
+
+    def _run(self, context: int, ranks: int) -> None:
+        self._graphs.run((context, ranks), lambda: self._frame(context, ranks), self._changing)
 
     def _frame(self, context: int, ranks: int) -> None:
         """The whole frame, on the device alone: no value of it is asked for on the way."""

@@ -69,8 +69,8 @@ class Source:
         return value
 
     def _from_hub(self, name: str) -> Path | None:
-        import huggingface_hub  # noqa: PLC0415  (a local folder needs no hub)
-        from huggingface_hub import errors  # noqa: PLC0415
+        import huggingface_hub
+        from huggingface_hub import errors
 
         cached = huggingface_hub.try_to_load_from_cache(self.place, name, revision=self.revision)
         if isinstance(cached, str):
