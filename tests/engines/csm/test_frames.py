@@ -50,9 +50,7 @@ class Bench:
         model = self.frames.model
         rows = model.embed_rows(*text_rows(wish.ids, model.dims.codebooks))
         model.prefill(rows[:-1], self.frames.cache, slot, 0)
-        self.noise[slot] = Noise(
-            wish.seed, take=0, codebooks=model.dims.codebooks, ranks=self.frames.ranks(wish.top_k)
-        )
+        self.noise[slot] = Noise(wish.seed, take=0, codebooks=model.dims.codebooks, ranks=self.frames.ranks(wish.top_k))
         self.frames.join(slot, rows[-1], len(rows) - 1, temperature=wish.temperature, top_k=wish.top_k)
         self.made[slot], self.heard[slot] = [], []
 
