@@ -13,6 +13,7 @@ from loguru import logger
 from audio_utils import Audio
 from speech.engines.base import EngineInfo, Line, Segment
 from speech.engines.csm.frames import Frames
+from speech.engines.csm.int8 import to_int8
 from speech.engines.csm.mimi import MimiDecoder, MimiEncoder
 from speech.engines.csm.mimi_weights import MimiWeights, load_mimi
 from speech.engines.csm.model import Csm
@@ -107,9 +108,30 @@ class CsmEngine:
             raise StartupError(f"csm_device: {self._device} is set, but torch finds no cuda device; set cpu or auto")
         source = self.config.source()
         with torch.inference_mode():
-            self._assemble(load_weights(source, device=self._device, dtype=self._dtype), self._codec(source), source)
-        self._warm_up()
+            weights = load_weights(source, device=self._device, dtype=self._dtype)
+            tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=weights.dims.text_vocab)
+            self.assemble(weights, self._codec(source), tokenizer)
         logger.info("CSM is ready on {} after {:.1f} s", self._device, time.monotonic() - began)
+
+    def assemble(self, weights: Weights, mimi: MimiWeights, tokenizer: TextTokenizer) -> None:
+        """Start on parts that are already there; `start` loads them first. Under `torch.inference_mode`."""
+        dims = weights.dims
+        if mimi.dims.codebooks != dims.codebooks or mimi.dims.sample_rate_hz != SAMPLE_RATE_HZ:
+            raise StartupError(
+                f"csm_codec: the codec has {mimi.dims.codebooks} codebooks at {mimi.dims.sample_rate_hz} Hz, "
+                f"the model {dims.codebooks} at {SAMPLE_RATE_HZ}"
+            )
+        if self.config.int8:
+            to_int8(weights)
+        model = Csm(weights, codes=mimi.dims.codebook_size)
+        frames = Frames(model, MimiDecoder(mimi), slots=self.config.slots)
+        reader = Reader(model, MimiEncoder(mimi), prefix_bytes=self.config.prefix_cache_mb * 1_000_000)
+        frames.warm()
+        self._tokenizer, self._positions = tokenizer, dims.max_positions
+        self._samples_per_frame = mimi.dims.samples_per_frame
+        self._scheduler = Scheduler(frames, reader, rate_hz=SAMPLE_RATE_HZ, retries=self.config.retries)
+        self._scheduler.start()
+        self._warm_up()
 
     def voice_of(self, line: Line) -> str | None:
         """None: it has no voices of its own."""
@@ -151,23 +173,6 @@ class CsmEngine:
         if place is None and weights.find("tokenizer.json") is not None:
             return weights
         return Source(place or TOKENIZER, revision, setting="csm_tokenizer", token=self.config.token)
-
-    def _assemble(self, weights: Weights, mimi: MimiWeights, source: Source) -> None:
-        dims = weights.dims
-        if mimi.dims.codebooks != dims.codebooks or mimi.dims.sample_rate_hz != SAMPLE_RATE_HZ:
-            raise StartupError(
-                f"csm_codec: the codec has {mimi.dims.codebooks} codebooks at {mimi.dims.sample_rate_hz} Hz, "
-                f"the model {dims.codebooks} at {SAMPLE_RATE_HZ}"
-            )
-        self._tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=dims.text_vocab)
-        model = Csm(weights, codes=mimi.dims.codebook_size)
-        decoder = MimiDecoder(mimi)
-        frames = Frames(model, decoder, slots=self.config.slots)
-        reader = Reader(model, MimiEncoder(mimi), prefix_bytes=self.config.prefix_cache_mb * 1_000_000)
-        frames.warm()
-        self._positions, self._samples_per_frame = dims.max_positions, decoder.samples_per_frame
-        self._scheduler = Scheduler(frames, reader, rate_hz=SAMPLE_RATE_HZ, retries=self.config.retries)
-        self._scheduler.start()
 
     def _warm_up(self) -> None:
         """Speak once, with a reference, so that the first caller does not wait for what is made on first use."""

@@ -1,0 +1,42 @@
+"""Eight bits are close to the matrix they stand for, and change nothing about seeds and slots."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speech.engines.base import Line
+from speech.engines.csm.engine import CsmConfig, CsmEngine
+from speech.engines.csm.int8 import Int8
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("width", [256, 40])
+def test_a_product_in_eight_bits_is_close(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(2500, width, generator=generator), torch.randn(3, 2, width, generator=generator)
+    small = Int8(weight)
+    right, made = x @ weight.T, small(x)
+    assert made.shape == right.shape
+    assert made.dtype == torch.float32
+    assert (made - right).norm() / right.norm() < 0.015
+    assert small.nbytes < 0.3 * weight.nbytes
+
+
+def test_the_engine_speaks_in_eight_bits_and_repeats_itself(transformers_folder: Path) -> None:
+    engine = CsmEngine(CsmConfig(weights=str(transformers_folder), device="cpu", slots=3, dtype="bfloat16", int8=True))
+    engine.start()
+    lines = [Line("Small.", seed=i, max_duration_ms=400) for i in range(4)]
+
+    def said(line: Line) -> np.ndarray:
+        return np.concatenate([chunk.samples for chunk in engine.speak(line)])
+
+    alone = [said(line) for line in lines]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(said, lines))
+    engine.close()
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
