@@ -127,7 +127,8 @@ class Chunks:
         return self._left <= 0
 
     def put(self, samples: np.ndarray) -> None:
-        taken = samples[: max(0, self._left)]
+        # The codec may exceed full scale by a little; the product's sound never does.
+        taken = np.clip(samples[: max(0, self._left)], -1.0, 1.0)
         self._left -= len(taken)
         if len(taken):
             self._waiting.append(taken)

@@ -57,8 +57,11 @@ def plan(line: Line, tokenizer: TextTokenizer, *, positions: int, samples_per_fr
     """The prompt for `line` in a model of so many positions, prompt and output together.
 
     Where a conversation is too long its oldest segments are left out whole; never the first by the line's own
-    speaker, which is the voice to be kept, and never the text. Raises InvalidInput where even that is too long.
+    speaker, which is the voice to be kept, and never the text. Raises InvalidInput where even that is too long, and
+    where the text has nothing that can be said.
     """
+    if not any(char.isalnum() for char in line.text):
+        raise InvalidInput(line.field, "has no word to speak", "write words or numbers")
     ids = tuple(tokenizer.encode(line.text, line.speaker))
     frames = min(frame_cap(line.text), frames_of(line.max_duration_ms * rate_hz // 1000, samples_per_frame))
     room = positions - frames - len(ids)

@@ -35,6 +35,7 @@ class Request:
         self.prompt = prompt
         self.out: SimpleQueue[np.ndarray | SpeechError | None] = SimpleQueue()
         self.left = False
+        self.cut = False
         self.take = 0
         self.ending = Ending(cap=prompt.frames)
         self.chunks = Chunks(samples=line.max_duration_ms * rate_hz // 1000)
@@ -175,6 +176,7 @@ class Scheduler:
         for piece in request.ending.ready:
             request.chunks.put(piece)
         request.ending.ready.clear()
+        request.cut = request.chunks.full and not ended
         over = verdict is Verdict.OVER or request.chunks.full
         chunk = request.chunks.take(last=over)
         if chunk is not None:
@@ -221,6 +223,11 @@ class Take(Generator[Audio, None, None]):
         self._request = request
         self._rate_hz = rate_hz
         self._over = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether there was more to say than max_duration_ms allowed; known when the chunks have ended."""
+        return self._request.cut
 
     def send(self, value: None) -> Audio:
         if self._over:

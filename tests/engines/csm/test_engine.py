@@ -79,7 +79,9 @@ def test_what_it_says_of_itself(engine: CsmEngine) -> None:
 
 
 def test_chunks_are_one_two_and_four_frames_and_stop_at_the_millisecond(engine: CsmEngine) -> None:
-    chunks = list(engine.speak(Line("Hello there, this is me.", max_duration_ms=1010)))
+    take = engine.speak(Line("Hello there, this is me.", max_duration_ms=1010))
+    chunks = list(take)
+    assert take.truncated  # type: ignore[attr-defined]
     assert [len(chunk.samples) / FRAME for chunk in chunks[:3]] == [1, 2, 4]
     assert sum(len(chunk.samples) for chunk in chunks) == 1010 * 24
     assert all(chunk.samples.dtype == np.float32 and chunk.sample_rate_hz == 24_000 for chunk in chunks)
@@ -277,7 +279,9 @@ def test_a_take_ends_with_the_all_zero_frame(engine: CsmEngine, monkeypatch: pyt
         return Frame(frame.codes * (len(made) != 5), frame.audio)
 
     monkeypatch.setattr(Frames, "step", step)
-    ended = said(engine, line)
+    take = engine.speak(line)
+    ended = np.concatenate([chunk.samples for chunk in take])
+    assert not take.truncated  # type: ignore[attr-defined]
     assert len(ended) == 5 * FRAME
     assert np.array_equal(ended[: 4 * FRAME], whole[: 4 * FRAME])
     assert ended[-1] == 0
