@@ -24,11 +24,14 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-105adcd51064"
+RELEASE = "0.1.0-2a9af81a6578"
 
-release.require(RELEASE, Path(__file__).parent)
-settings = Settings.from_env()
-image = image_of(settings, RELEASE)
+try:
+    release.require(RELEASE, Path(__file__).parent)
+    settings = Settings.from_env()
+    image = image_of(settings, RELEASE)
+except StartupError as error:
+    raise ImportError(str(error)) from error  # the one error that the SDK's commands tell in a line of its own
 
 chute = Chute(
     username=image.username,
@@ -89,9 +92,9 @@ async def told(request: Request, error: SpeechError) -> Response:
 async def unforeseen(request: Request, error: Exception) -> Response:
     """Anything else: the log has the trace, the caller a sentence.
 
-    In dev mode the SDK parses the body before any cord is reached, so a body that is not JSON ends here too.
+    In dev mode the SDK parses the body before it looks for a cord, so a body that is not JSON ends here too.
     """
-    if isinstance(error, (ValueError, RecursionError)) and "decrypted" not in request.scope.get("state", {}):
+    if isinstance(error, (ValueError, RecursionError)) and "endpoint" not in request.scope:
         return await told(request, InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}'))
     body = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
     return JSONResponse(body, 500)
