@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import uvicorn
@@ -32,7 +33,12 @@ def main() -> None:
         log_level="warning",
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
-    Announcing(config, service).run()
+    # uvicorn lets requests finish, then raises the signal again; without a handler that would be the end at once
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        Announcing(config, service).run()
+    finally:
+        service.close()
 
 
 class Announcing(uvicorn.Server):

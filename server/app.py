@@ -10,8 +10,7 @@ import asyncio
 import functools
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -24,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import openapi
 from speech.caller import Caller
-from speech.errors import BodyTooLarge, CallerLeft, InvalidInput, SpeechError, to_http
+from speech.errors import BodyTooLarge, CallerLeft, InvalidInput, NotReady, SpeechError, to_http
 from speech.operations import OPERATIONS, Operation
 from speech.release import VERSION
 from speech.service import Service
@@ -35,14 +34,8 @@ SPARE_THREADS = 8
 
 
 def create_app(service: Service, settings: Settings) -> FastAPI:
-    """The application over a service that has been started; closes it at the end of the application's life."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
-
-    app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.", lifespan=lifespan)
+    """The application over a service that has been started."""
+    app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.")
     threads = anyio.CapacityLimiter(service.engine.info.parallel + settings.queue + SPARE_THREADS)
     for operation in OPERATIONS.values():
         app.add_api_route(
@@ -69,6 +62,9 @@ def _endpoint(
         try:
             run = functools.partial(operation, service, raw, caller)
             reply = await anyio.to_thread.run_sync(run, limiter=threads)
+        except asyncio.CancelledError:  # the server's time to finish is over
+            caller.leave()
+            raise NotReady("the server is shutting down; send the request again", retry_after_s=1) from None
         finally:
             watch.cancel()
         return Response(reply.body, media_type=reply.media_type, headers=reply.headers)

@@ -6,6 +6,7 @@ Knows no model. Phonemes are in the alphabet of Kokoro (misaki), which hibari's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
@@ -28,6 +29,9 @@ MAX_PHONEMES = 400
 SENTENCE_EDGE_MS = 120
 """Silence kept at both ends of a sentence, of the 0.3 to 0.5 s that the models leave: 240 ms between sentences."""
 
+_LONG_NUMBER = re.compile(r"\d{16,}")
+"""Longer than any number with a name in daily use (quadrillions): read digit by digit."""
+
 PEAK_CEILING = 0.95
 """A sentence that would come louder is scaled down: these models exceed full scale now and then."""
 
@@ -47,7 +51,7 @@ def phonemes(line: Line, *, british: bool) -> list[str]:
     """The line's text as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput for none."""
     speak = phonemizer(british)
     found: list[str] = []
-    for sentence in sentences(line.text):
+    for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0]), line.text)):
         spoken = speak(sentence)
         found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
     found = [each for each in found if any(char.isalpha() for char in each)]

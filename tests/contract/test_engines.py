@@ -146,3 +146,12 @@ def test_trim_changes_nothing_that_is_heard(engine: Engine) -> None:
     before = say(engine, line(engine))
     engine.trim()
     np.testing.assert_array_equal(say(engine, line(engine)), before)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "a" * 5000, "é" * 300, "Hi. " * 200, "1/2 @ 3% #4 [x](y) <b>"])
+def test_odd_text_is_spoken_or_refused(engine: Engine, text: str) -> None:
+    try:
+        first = next(engine.speak(line(engine, text=text)))
+    except InvalidInput:
+        return
+    assert len(first.samples)
