@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from loguru import logger
 
-from speech.engines.base import Line, Segment
 from speech.engines.csm.guards import frame_cap
 from speech.engines.csm.mimi import frames_of
-from speech.engines.csm.tokenizer import TextTokenizer
 from speech.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from speech.engines.base import Line, Segment
+    from speech.engines.csm.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
