@@ -108,7 +108,7 @@ class TTSClient(Operations[Speech, list[Speech], dict[str, Any]]):
             try:
                 wait_s = steps.send(outcome)
             except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+                return done.value
 
 
 class AsyncTTSClient(
@@ -181,4 +181,4 @@ class AsyncTTSClient(
             try:
                 wait_s = steps.send(outcome)
             except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+                return done.value

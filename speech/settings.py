@@ -38,6 +38,19 @@ class Settings(BaseModel):
     session_ttl_s: float = Field(1800, gt=0, description="how long an unused session is kept")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    # What only the engine csm reads; see speech/engines/csm/engine.py for what each may hold.
+    csm_weights: str = Field("chutesai/csm-1b", description="a hub repository or a folder, in either layout")
+    csm_revision: str | None = Field(None, description="its commit or tag; unset, the pinned one of the default")
+    csm_codec: str | None = Field(None, description="Mimi; unset, the weights' own place, else kyutai/mimi")
+    csm_codec_revision: str | None = None
+    csm_tokenizer: str | None = Field(None, description="Llama 3's; unset, the weights' own place, else a mirror")
+    csm_tokenizer_revision: str | None = None
+    csm_device: str = Field("auto", description="cuda, cuda:1, cpu; auto takes cuda where there is one")
+    csm_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on cuda")
+    csm_slots: int = Field(4, ge=1, le=64, description="lines spoken at the same time")
+    csm_int8: bool = Field(False, description="weights of the two transformers in eight bits")
+    csm_prefix_cache_mb: int = Field(512, ge=0, description="for prompts that were read before")
+
     # What only the Chute reads.
     username: str | None = Field(
         None, pattern=r"^[a-zA-Z0-9_]{3,15}$", description="the Chutes account; unset, the chutes config file's"

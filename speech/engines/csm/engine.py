@@ -102,6 +102,10 @@ class CsmEngine:
             ),
         )
 
+    def check(self) -> None:
+        """Raise StartupError where the weights cannot be had; costs the download of one small file at most."""
+        self.config.source().get("config.json")
+
     def start(self) -> None:
         began = time.monotonic()
         if self._device.type == "cuda" and not torch.cuda.is_available():
