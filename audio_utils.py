@@ -1,7 +1,7 @@
 """Sound: what it is inside the product, how it comes in, and how it goes out.
 
 Inside, sound is always an `Audio`: mono float32 with its rate. Knows nothing of speech, voices or requests; what
-needs a codec is in speech/libav.py, whose `DecodeLimits` and errors this room passes on.
+needs a codec is done in speech/decoding.py and speech/encoding.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pybase64
 import soxr
 
+from speech.decoding import SEND, DecodeLimits, Samples, read
+from speech.encoding import Writer
 from speech.errors import EngineFailed, InvalidInput
-from speech.libav import SEND, DecodeLimits, Samples, Writer, read
 
 __all__ = [
     "MEDIA_TYPES",
@@ -148,9 +149,9 @@ def decode_b64(text: str, *, field: str, limits: DecodeLimits = DEFAULT_LIMITS) 
 def decode(data: bytes, *, field: str, limits: DecodeLimits = DEFAULT_LIMITS) -> Audio:
     """A recording in any common container, known by its content, as mono sound at the recording's own rate.
 
-    Channels are averaged; pictures are passed over. Memory stays within a few times the samples that `limits`
-    allow, whatever the file claims. Raises InvalidInput for `field`, and nothing else, where `data` is not such a
-    recording, breaks one of `limits`, or is of no use: silent, out of scale or not numbers.
+    Channels are averaged; pictures are passed over. Raises InvalidInput for `field`, within seconds and whatever
+    the bytes, where `data` is no such recording, breaks one of `limits`, or is of no use: silent, out of scale or
+    not numbers.
     """
     if not data:
         raise InvalidInput(field, "is empty", SEND)
@@ -183,7 +184,8 @@ class Encoder:
 
     The same sound gives the same bytes, however it is divided. Bytes leave as soon as the codec gives them: after
     20 ms of sound for opus, 100 ms for the others, where the rate suits the codec. Streamed WAV carries 0xFFFFFFFF
-    for its sizes, streamed FLAC no length. mp3 and aac add 25 to 110 ms of padding; only a whole MP3 can say so.
+    for its sizes, streamed FLAC no length. mp3 and aac add up to three of their frames of silence, 60 and 45 ms at
+    24 kHz; only a whole MP3 can tell a player to leave it out.
     """
 
     def __init__(self, response_format: Format, sample_rate_hz: int) -> None:
