@@ -24,7 +24,7 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-2a9af81a6578"
+RELEASE = "0.1.0-d13776b87799"
 
 try:
     release.require(RELEASE, Path(__file__).parent)
