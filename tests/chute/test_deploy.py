@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import BIN, clean_env, copy_release, running
 from fake_platform import USERNAME, Platform, serving
+from pybase64 import b64encode
 
 from speech import release
 
@@ -52,7 +53,7 @@ class Deployer:
 def deployer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployer]:
     folder = tmp_path_factory.mktemp("deployer")
     with serving() as platform:
-        settings = {"DUOLOGUE_ENGINE": "hibari", "DUOLOGUE_CHUTE": NAME, "DUOLOGUE_QUEUE": "20"}
+        settings = {"DUOLOGUE_ENGINE": "kokoro", "DUOLOGUE_CHUTE": NAME, "DUOLOGUE_QUEUE": "20"}
         config = {"CHUTES_CONFIG_PATH": str(platform.write_config(folder / "config.ini"))}
         yield Deployer(copy_release(folder / "checkout"), clean_env() | settings | config, platform)
 
@@ -123,8 +124,11 @@ def test_no_published_schema_points_nowhere(deployed: dict[str, Any]) -> None:
 
 def test_an_instance_speaks_without_the_deployers_environment(instance: Instance, tmp_path: Path) -> None:
     with running(instance.app, instance.env, tmp_path / "log") as chute:
-        assert chute.http.get("/health").json()["engine"] == "hibari"
-        assert chute.http.post("/speak", json={"text": "Hello."}).content.startswith(b"RIFF")
+        assert chute.http.get("/health").json()["engine"] == "kokoro"
+        said = chute.http.post("/speak", json={"text": "This is how I sound."}).content
+        assert said.startswith(b"RIFF")
+        reference = {"reference_audio_b64": b64encode(said).decode(), "reference_text": "This is how I sound."}
+        assert chute.http.post("/clone_voice", json={"text": "Hello."} | reference).content.startswith(b"RIFF")
         assert f"speaks as {USERNAME}/{NAME}" in chute.log
         assert "make release" not in chute.log
 
