@@ -24,7 +24,7 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-50b9c09448b5"
+RELEASE = "0.1.0-a48114537190"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -169,7 +169,7 @@ def test_a_change_without_make_release_is_not_built(deployer: Deployer, deployed
         refused = deployer.chutes("build")
     finally:
         changed.write_text(before)
-    assert "make release" in refused
+    assert "make release" in refused and "Traceback" not in refused
     assert len(deployer.platform.images) == 1
 
 
