@@ -32,6 +32,7 @@ __all__ = [
     "decode_b64",
     "encode",
     "fade_out",
+    "padding_ms",
     "peak",
     "trim_silence",
 ]
@@ -213,6 +214,12 @@ class Encoder:
         if self._writer:
             self._writer.close()
         return self._sink.taken()
+
+
+def padding_ms(response_format: Format, sample_rate_hz: int) -> float:
+    """By how much a whole clip may sound longer once encoded, at the most. Only ADTS cannot tell a player to leave
+    out its encoder's delay (one frame of 1024 samples) and the rest of its last frame."""
+    return 1000 * 2047 / sample_rate_hz if response_format == "aac" else 0.0
 
 
 def encode(audio: Audio, response_format: Format) -> bytes:

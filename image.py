@@ -58,6 +58,8 @@ def image_of(settings: Settings, release: str) -> Image:
     image.run_command(f"python -m pip install --no-cache-dir -r {APP}/requirements/gpu.txt")
     # PYTHONPATH: without it an installed package named cache or schemas would win over ours.
     image.with_env("PYTHONPATH", APP).with_env("HF_XET_HIGH_PERFORMANCE", "1")
+    # Not auto: who pays for a GPU is told that the weights cannot be had, and not spoken to by an embedded voice.
+    image.with_env(PREFIX + "ENGINE", "csm")
     _add(image, [path for path in FILES if path not in requirements])
     image.run_command(f'python -c "{_SELF_CHECK}"')
     for name, value in env.items():

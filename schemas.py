@@ -139,8 +139,7 @@ M = TypeVar("M", bound=Model)
 
 def parse(model: type[M], raw: Any) -> M:
     """`raw` JSON as a `model`. Raises InvalidInput that names the first field at fault and what would be right."""
-    if raw is None:
-        raw = {}
+    raw = raw or {}  # on Chutes an empty list, string or object reaches us as nothing
     if not isinstance(raw, dict):
         raise InvalidInput("body", f"is {_json_type(raw)}", "send a JSON object, such as " + _example(model))
     try:

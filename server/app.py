@@ -95,7 +95,7 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body) if body else None
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}') from None
 

@@ -37,18 +37,18 @@ def expected_ms(text: str) -> float:
     return MS_PER_TURN + MS_PER_CHAR * len(text)
 
 
-def speak_parts(service: Service, parts: list[Part], line: Line, max_total_ms: int) -> Take:
-    """Say `parts` one after the other, drawn as `line` says, each after everything said before it.
+def speak_parts(service: Service, parts: list[Part], line: Line) -> Take:
+    """Say `parts` one after the other, drawn and limited in all as `line` says, each after everything before it.
 
     The time allowed, less the pauses, is divided by the work that is left: a long turn is not starved by short ones,
     and what a turn leaves over goes to those after it. Raises InvalidInput where the pauses leave no time to speak.
     """
     pauses_ms = sum(part.pause_ms for part in parts[:-1])
-    left_ms = float(max_total_ms - pauses_ms)
+    left_ms = float(line.max_duration_ms - pauses_ms)
     if left_ms < MIN_TURN_MS * len(parts):
         raise InvalidInput(
             "turns",
-            f"{len(parts)} turns with {pauses_ms} ms of pauses do not fit into {max_total_ms} ms",
+            f"{len(parts)} turns with {pauses_ms} ms of pauses do not fit into {line.max_duration_ms} ms",
             "send fewer turns, shorter pauses or a larger max_total_duration_ms",
         )
     context, sounds, truncated = line.context, [], False

@@ -110,6 +110,7 @@ class _Process:
             "PYTHONPATH": path,
             "OPENBLAS_NUM_THREADS": "1",
             "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+            "LD_PRELOAD": os.environ.get("LD_PRELOAD", ""),  # a platform may insist on its own
         }
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "speech.decoding"],

@@ -44,9 +44,10 @@ def conversation(service: Service, request: schemas.ConversationRequest, caller:
     parts = [Part(turn.text, turn.speaker, turn.pause_ms) for turn in request.turns]
     with service.place(caller) as place:
         context = service.heard(request.context)
-        line = service.line(request, caller, text="", speaker=0, max_duration_ms=0, context=context)
+        total_ms = request.max_total_duration_ms
+        line = service.line(request, caller, text="", speaker=0, max_duration_ms=total_ms, context=context)
         with place.turn():
-            take = speak_parts(service, parts, line, request.max_total_duration_ms)
+            take = speak_parts(service, parts, line)
     return _audio(service, request, line, take)
 
 

@@ -25,6 +25,7 @@ FILES = (
     "cache.py",
     "image.py",
     "schemas.py",
+    "requirements/csm.txt",
     "requirements/gpu.txt",
     "requirements/serve.txt",
     "speech/*.py",

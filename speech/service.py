@@ -11,10 +11,11 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from loguru import logger
 
 import schemas
-from audio_utils import Audio, decode_b64
+from audio_utils import Audio, decode, decode_b64, encode, padding_ms
 from cache import AudioCache
 from speech.caller import Caller
 from speech.engines.base import Engine, Line, Segment
@@ -23,6 +24,8 @@ from speech.gate import Gate, Place
 from speech.reply import Reply
 from speech.sessions import Sessions
 from speech.settings import Settings
+
+SELF_CHECK_HZ = 24_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class Service:
         """Load and warm the engine. Raises StartupError."""
         began_s = time.monotonic()
         self.engine.start()
+        if self.engine.info.context != "none":
+            hiss = np.random.default_rng(0).uniform(-0.1, 0.1, SELF_CHECK_HZ).astype(np.float32)
+            decode(
+                encode(Audio(hiss, SELF_CHECK_HZ), "wav"), field="start-up"
+            )  # a server that cannot hear is not ready
         self._started_s = time.monotonic()
         info = self.engine.info
         logger.info("{} on {} is ready after {:.1f} s", info.model, info.device, self._started_s - began_s)
@@ -107,13 +115,14 @@ class Service:
         context: tuple[Segment, ...] = (),
     ) -> Line:
         """One thing to say, drawn as `request` wants it; a seed is drawn where it names none, so that every take can
-        be had again."""
+        be had again. The limit leaves room for what encoding adds."""
+        padding = padding_ms(request.response_format, self.engine.info.sample_rate_hz)
         return Line(
             text=text,
             field=field,
             speaker=speaker,
             context=context,
-            max_duration_ms=max_duration_ms,
+            max_duration_ms=int(max_duration_ms - padding),
             seed=random.getrandbits(31) if request.seed is None else request.seed,
             temperature=request.temperature,
             top_k=request.top_k,

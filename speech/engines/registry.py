@@ -36,7 +36,7 @@ def choose(settings: Settings) -> Engine:
 
 
 def _csm(settings: Settings) -> CsmEngine:
-    for package in ("torch", "transformers"):
+    for package in ("torch", "tokenizers", "huggingface_hub"):
         if importlib.util.find_spec(package) is None:
             raise StartupError(f"the engine csm needs the package {package}: see docs/self-hosting.md")
     from speech.engines.csm.engine import CsmConfig, CsmEngine
