@@ -61,6 +61,10 @@ class Result:
     ratios: dict[str, float] = field(default_factory=dict)
 
 
+def say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr)
+
+
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -164,6 +168,7 @@ def bench_transformers(result: Result, dims: ModelDims, device: torch.device, dt
 
     for label, cache in (("eager", None), ("static cache", "static")):
         try:
+            say(f"transformers, {label}")
             generate(2, cache)
             few = min(2, frames - 1)
             result.transformers_ms[label] = min(
@@ -176,6 +181,7 @@ def bench_transformers(result: Result, dims: ModelDims, device: torch.device, dt
 @torch.inference_mode()
 def bench_streams(result: Result, model: Csm, codec: MimiDecoder, streams: int, frames: int) -> None:
     """ms a frame with all of so many slots speaking, each after a voice of ten seconds."""
+    say(f"engine, {streams} at once")
     run = Frames(model, codec, slots=streams)
     run.warm()
     start = VOICE_S * 1000 // FRAME_MS + 60
@@ -198,6 +204,7 @@ def bench_streams(result: Result, model: Csm, codec: MimiDecoder, streams: int, 
 @torch.inference_mode()
 def bench_first_audio(result: Result, model: Csm, codec: MimiDecoder, encoder: MimiEncoder) -> None:
     """Engine time from a line to its first 80 ms: without a voice, with a new one, with one that was read before."""
+    say("engine, first audio")
     run = Frames(model, codec, slots=1)
     run.warm()
     reader = Reader(model, encoder, prefix_bytes=1_000_000_000)
@@ -247,7 +254,7 @@ def tiny() -> tuple[ModelDims, MimiDims]:
     rope = CSM_1B.backbone.rope
     small = StackDims(layers=2, heads=4, kv_heads=2, dim=64, ffn=128, head_dim=16, rope=rope)
     codec = MimiDims(width=32, filters=4, codebooks=4, codebook_size=64, codebook_dim=16, layers=2, heads=4,
-                     kv_heads=4, head_dim=8, ffn=48, upsample_groups=32)  # fmt: skip
+                     kv_heads=4, head_dim=8, ffn=48)  # fmt: skip
     return ModelDims(small, small, text_vocab=300, audio_vocab=67, codebooks=4), codec
 
 
@@ -269,6 +276,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
     result = Result(machine, asked.dtype, asked.int8, torch.__version__, asked.threads)
     dims, mimi_dims = tiny() if asked.tiny else (CSM_1B, MimiDims())
+    say("memory bandwidth")
     result.bandwidth_gb_s = bandwidth(device)
     if not asked.without_transformers:
         bench_transformers(result, dims, device, dtype, asked.frames)

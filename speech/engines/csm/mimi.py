@@ -86,7 +86,7 @@ class MimiDecoder:
         x = self._dequantize(codes)
         if sounding is not None:
             x = x * sounding[:, None, None]
-        x = self._transposed("upsample.conv", x, state, groups=self.dims.upsample_groups)
+        x = self._transposed("upsample.conv", x, state)
         x = self._transformer(x.transpose(1, 2), state).transpose(1, 2)
         x = self._conv("decoder.layers.0.conv", x, state)
         for stage in range(len(self.dims.ratios)):
@@ -114,16 +114,27 @@ class MimiDecoder:
         before.copy_(whole[:, :, whole.shape[2] - before.shape[2] :])
         return F.conv1d(whole, self._w[f"{name}.weight"], self._w[f"{name}.bias"])
 
-    def _transposed(self, name: str, x: torch.Tensor, state: MimiState, *, groups: int = 1) -> torch.Tensor:
-        """A causal transposed convolution with kernel 2 * stride; its memory is the stride of output that hangs over
-        the end and is added to what comes next. [S, channels, n] to [S, out, n * stride]."""
-        overhang = state[name]
+    def _transposed(self, name: str, x: torch.Tensor, state: MimiState) -> torch.Tensor:
+        """A causal transposed convolution with kernel 2 * stride. [S, channels, n] to [S, out, n * stride].
+
+        Each input lays two strides of output: one on its own place and one on the next input's, and what the last
+        one lays beyond the end is the memory. As one matrix product it is several times faster on CPU than torch's
+        own for the few steps of a frame.
+        """
+        overhang = state[name]  # [S, out, stride]
         stride = overhang.shape[2]
-        y = F.conv_transpose1d(x, self._w[f"{name}.weight"], stride=stride, groups=groups)
-        y[:, :, :stride] += overhang
-        overhang.copy_(y[:, :, -stride:])
+        weight = self._w[f"{name}.weight"]  # [channels, out, 2 * stride], or [channels, 1, 2 * stride] a channel each
+        steps = x.transpose(1, 2)
+        if weight.shape[1] == 1:
+            laid = steps[..., None] * weight[:, 0]
+        else:
+            laid = (steps @ weight.flatten(1)).unflatten(2, weight.shape[1:])
+        own, next_ones = laid.split(stride, dim=3)  # [S, n, out, stride] each
+        y = own + torch.cat([overhang[:, None], next_ones[:, :-1]], dim=1)
+        overhang.copy_(next_ones[:, -1])
+        y = y.transpose(1, 2).flatten(2)
         bias = self._w.get(f"{name}.bias")
-        return y[:, :, :-stride] if bias is None else y[:, :, :-stride] + bias[:, None]
+        return y if bias is None else y + bias[:, None]
 
     def _transformer(self, x: torch.Tensor, state: MimiState) -> torch.Tensor:
         """x: [S, T, W]. Keys and values go round a ring; what a ring place holds is known from the steps alone."""

@@ -41,7 +41,6 @@ class MimiDims:
     window: int = 250
     theta: float = 10_000.0
     norm_eps: float = 1e-5
-    upsample_groups: int = 512
 
     @property
     def samples_per_step(self) -> int:
@@ -79,6 +78,8 @@ def read_mimi_dims(config: dict[str, Any]) -> MimiDims:
     inner = int(config.get("vector_quantization_hidden_dimension", default.codebook_dim))
     if int(config.get("codebook_dim") or width) != inner or inner == width:
         raise StartupError("the codec's codebook_dim and vector_quantization_hidden_dimension must agree")
+    if int(config.get("upsample_groups", width)) != width:
+        raise StartupError("the codec's upsample_groups must be its hidden_size: one filter a channel")
     return MimiDims(
         sample_rate_hz=int(config.get("sampling_rate", default.sample_rate_hz)),
         width=width,
@@ -100,7 +101,6 @@ def read_mimi_dims(config: dict[str, Any]) -> MimiDims:
         window=int(config.get("sliding_window", default.window)),
         theta=float(rope.get("rope_theta") or config.get("rope_theta") or default.theta),
         norm_eps=float(config.get("norm_eps", default.norm_eps)),
-        upsample_groups=int(config.get("upsample_groups", default.upsample_groups)),
     )
 
 
@@ -133,7 +133,7 @@ def mimi_shapes(d: MimiDims) -> dict[str, tuple[int, ...]]:
     last = 3 * len(d.ratios) + 2
     conv(f"decoder.layers.{last}.conv", 1, d.filters, d.last_kernel, bias=1)
     conv(f"encoder.layers.{last}.conv", d.width, widest, d.last_kernel, bias=d.width)
-    conv("upsample.conv", d.width, d.width // d.upsample_groups, 2 * STEPS_PER_FRAME)
+    conv("upsample.conv", d.width, 1, 2 * STEPS_PER_FRAME)
     conv("downsample.conv", d.width, d.width, 2 * STEPS_PER_FRAME)
     for side in ("encoder_transformer", "decoder_transformer"):
         for index in range(d.layers):

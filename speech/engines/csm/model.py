@@ -17,12 +17,28 @@ import torch.nn.functional as F
 from speech.engines.csm.dims import Rope, StackDims
 from speech.engines.csm.weights import Stack, Weights
 
+FEW_ROWS = 32
+"""A frame's products have as many rows as there are slots; a prompt's have more, and take the usual way."""
+
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def linear(x: torch.Tensor, weight: Any) -> torch.Tensor:
     """x: [..., in] times a matrix `[out, in]`, or times a quantised stand-in for one."""
-    return F.linear(x, weight) if isinstance(weight, torch.Tensor) else weight(x)
+    if not isinstance(weight, torch.Tensor):
+        return weight(x)
+    rows = x.numel() // x.shape[-1]
+    if x.dtype is torch.bfloat16 and rows <= FEW_ROWS and x.device.type == "cpu":
+        return _few_rows(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
+    return F.linear(x, weight)
+
+
+def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """[rows, in] to [rows, out]: the matrix from the left and never by a single vector, which torch's CPU build
+    answers 1.2 to 2.8 times faster in bfloat16 than the usual way round (bench/LOG.md)."""
+    rows = len(x)
+    columns = (x.expand(2, -1) if rows == 1 else x).contiguous().t()
+    return torch.mm(weight, columns)[:, :rows].t().contiguous()
 
 
 def rotary_table(rope: Rope, head_dim: int, positions: int, device: torch.device) -> torch.Tensor:
