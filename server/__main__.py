@@ -14,12 +14,13 @@ from speech.errors import StartupError
 from speech.service import Service
 from speech.settings import Settings
 
-_LOG_FORMAT = "{time:HH:mm:ss} {level: <7} {message}"
+_LOG_FORMAT = "{time:HH:mm:ss} {level: <7} {extra[request_id]} {message}"
 
 
 def main() -> None:
     try:
         settings = Settings.from_env()
+        logger.configure(extra={"request_id": "-"})
         logger.remove()
         logger.add(sys.stderr, level=settings.log_level, format=_LOG_FORMAT, backtrace=False, diagnose=False)
         service = Service(choose(settings), settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -48,7 +49,7 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
     app.add_exception_handler(SpeechError, _speech_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(RequestId)
+    app.add_middleware(RequestLog)
     return app
 
 
@@ -100,8 +101,8 @@ def _json(body: bytes) -> Any:
         raise InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}') from None
 
 
-class RequestId:
-    """Gives each request an id, in its log lines and in the answer's X-Request-Id."""
+class RequestLog:
+    """Gives each request an id, in its log lines and in the answer's X-Request-Id, and logs how it went."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -109,15 +110,21 @@ class RequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = uuid.uuid4().hex
+        request_id, began_s, status = uuid.uuid4().hex, time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         with logger.contextualize(request_id=request_id):
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                took_ms = 1000 * (time.monotonic() - began_s)
+                logger.info("{} {} {} in {:.0f} ms", scope["method"], scope["path"], status, took_ms)
 
 
 async def _speech_error(request: Request, error: Exception) -> Response:
