@@ -23,7 +23,7 @@ from speech.engines.csm.scheduler import Scheduler
 from speech.engines.csm.source import Source
 from speech.engines.csm.tokenizer import TextTokenizer
 from speech.engines.csm.weights import Weights, load_weights
-from speech.errors import NotReady, StartupError
+from speech.errors import NotReady, OutOfMemory, SpeechError, StartupError
 
 WEIGHTS, REVISION = "chutesai/csm-1b", "01e2ed64be01915391ec7881f666d6dda0e1d509"
 CODEC = "kyutai/mimi"
@@ -111,10 +111,20 @@ class CsmEngine:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise StartupError(f"csm_device: {self._device} is set, but torch finds no cuda device; set cpu or auto")
         source = self.config.source()
-        with torch.inference_mode():
-            weights = load_weights(source, device=self._device, dtype=self._dtype)
-            tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=weights.dims.text_vocab)
-            self.assemble(weights, self._codec(source), tokenizer)
+        try:
+            with torch.inference_mode():
+                weights = load_weights(source, device=self._device, dtype=self._dtype)
+                tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=weights.dims.text_vocab)
+                self.assemble(weights, self._codec(source), tokenizer)
+        except (torch.OutOfMemoryError, MemoryError, OutOfMemory) as error:
+            self.close()
+            raise StartupError(
+                f"csm_device: {self._device} has too little memory for the model and {self.config.slots} slots of "
+                f"its cache; set csm_slots lower, csm_dtype to bfloat16 or csm_int8"
+            ) from error
+        except SpeechError as error:
+            self.close()
+            raise StartupError(f"the model was loaded but did not speak: {error.message}; the log says why") from error
         logger.info("CSM is ready on {} after {:.1f} s", self._device, time.monotonic() - began)
 
     def assemble(self, weights: Weights, mimi: MimiWeights, tokenizer: TextTokenizer) -> None:

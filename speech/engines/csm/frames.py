@@ -165,9 +165,10 @@ class Graphs:
         if self._device.type != "cuda":
             work()
             return
-        if key not in self._captured:
-            self._captured[key] = self._capture(work, changing())
-        self._captured[key].replay()
+        with torch.cuda.device(self._device):
+            if key not in self._captured:
+                self._captured[key] = self._capture(work, changing())
+            self._captured[key].replay()
 
     def clear(self) -> None:
         """Forget all graphs; the next run captures again."""
@@ -188,8 +189,9 @@ class Graphs:
             tensor.copy_(value)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        # Graphs run one after another, so they may share the memory of what they make on the way.
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Graphs run one after another, so they may share the memory of what they make on the way. Only this thread
+        # is watched while it captures: another may give idle memory back meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
         self._pool = self._pool or graph.pool()
         return graph

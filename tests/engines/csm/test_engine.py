@@ -19,6 +19,7 @@ from tiny import clip
 from audio_utils import Audio
 from speech.caller import Caller
 from speech.engines.base import Line, Segment
+from speech.engines.csm import engine as engine_module
 from speech.engines.csm.engine import CsmConfig, CsmEngine
 from speech.engines.csm.frames import Frame, Frames
 from speech.engines.csm.source import Source
@@ -340,6 +341,37 @@ def test_settings_that_do_not_go_together_are_refused(transformers_folder: Path,
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(StartupError, match=r"csm_tokenizer: tokenizer\.json"):
         CsmEngine(config(transformers_folder, tokenizer=str(tmp_path))).start()
+
+
+def test_too_little_memory_at_the_start_says_what_to_set(
+    transformers_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine_module, "Frames", full)
+    with pytest.raises(StartupError, match="set csm_slots lower"):
+        CsmEngine(config(transformers_folder)).start()
+
+
+def test_codec_and_tokenizer_come_with_the_weights_or_from_the_published_places(
+    transformers_folder: Path, original_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Source] = []
+    monkeypatch.setattr(engine_module, "load_mimi", lambda source, **_: asked.append(source))
+
+    def places(folder: Path, **changes: object) -> tuple[str, str]:
+        engine = CsmEngine(config(folder, **changes))
+        source = engine.config.source()
+        engine._codec(source)
+        return asked[-1].place, engine._tokenizer_source(source).place
+
+    assert places(transformers_folder) == (str(transformers_folder), str(transformers_folder))
+    assert places(original_folder) == ("kyutai/mimi", str(original_folder))
+    (original_folder / "tokenizer.json").rename(original_folder / "kept.json")
+    assert places(original_folder) == ("kyutai/mimi", "unsloth/Llama-3.2-1B")
+    (original_folder / "kept.json").rename(original_folder / "tokenizer.json")
+    assert places(transformers_folder, codec="a/b", tokenizer="c/d") == ("a/b", "c/d")
 
 
 def test_bfloat16_speaks_and_repeats_itself(transformers_folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import CODEBOOKS, GOLDEN, clip
 from transformers import CsmForConditionalGeneration
 
@@ -85,3 +87,24 @@ def test_verify_ends_with_its_count(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr("sys.argv", ["verify", str(GOLDEN)])
     assert main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "40 of 40 frames equal"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("layout", ["transformers", "original"])
+def test_verify_takes_any_sizes_and_counts_up_to_the_first_wrong_frame(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], layout: str,
+) -> None:  # fmt: skip
+    shutil.copytree(request.getfixturevalue(f"{layout}_folder"), tmp_path, dirs_exist_ok=True)
+    model = Csm(load_weights(Source(str(tmp_path)), device=CPU, dtype=torch.float32))
+    tokens, mask = prompt_rows(model, [([256, 80, 81, 257], None)])
+    codes = greedy_codes(model, tokens, mask, frames=9)
+    codes[6, 2] += 1
+    expected = {"prompt_tokens": tokens, "prompt_mask": mask.to(torch.uint8), "greedy_codes": codes}
+    save_file(expected, tmp_path / "expected.safetensors")
+    monkeypatch.setattr("sys.argv", ["verify", str(tmp_path)])
+    assert main() == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "6 of 9 frames equal"
+    (tmp_path / "expected.safetensors").unlink()
+    assert main() == 2
+    assert "expected.safetensors" in capsys.readouterr().err
