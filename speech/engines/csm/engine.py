@@ -20,7 +20,7 @@ from speech.engines.csm.model import Csm
 from speech.engines.csm.prompt import plan
 from speech.engines.csm.reader import Reader
 from speech.engines.csm.scheduler import Scheduler
-from speech.engines.csm.source import Source
+from speech.engines.csm.source import Source, safetensors_files
 from speech.engines.csm.tokenizer import TextTokenizer
 from speech.engines.csm.weights import Weights, load_weights
 from speech.errors import NotReady, OutOfMemory, SpeechError, StartupError
@@ -103,8 +103,13 @@ class CsmEngine:
         )
 
     def check(self) -> None:
-        """Raise StartupError where the weights cannot be had; costs the download of one small file at most."""
-        self.config.source().get("config.json")
+        """Whether weights, codec and tokenizer can be had, by their small files alone; raises StartupError."""
+        source = self.config.source()
+        config = source.json("config.json") or {}
+        if source.is_folder:
+            safetensors_files(source, config=config)
+        self._codec_source(source).get("config.json")
+        self._tokenizer_source(source).get("tokenizer.json")
 
     def start(self) -> None:
         began = time.monotonic()
@@ -115,7 +120,7 @@ class CsmEngine:
             with torch.inference_mode():
                 weights = load_weights(source, device=self._device, dtype=self._dtype)
                 tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=weights.dims.text_vocab)
-                self.assemble(weights, self._codec(source), tokenizer)
+                self.assemble(weights, load_mimi(self._codec_source(source), device=self._device), tokenizer)
         except (torch.OutOfMemoryError, MemoryError, OutOfMemory) as error:
             self.close()
             raise StartupError(
@@ -173,14 +178,11 @@ class CsmEngine:
             self._scheduler.close()
             self._scheduler = None
 
-    def _codec(self, weights: Source) -> MimiWeights:
-        if self.config.codec is not None:
-            source = Source(self.config.codec, self.config.codec_revision, setting="csm_codec", token=self.config.token)
-        elif "codec_config" in (weights.json("config.json") or {}):
-            source = weights
-        else:
-            source = Source(CODEC, self.config.codec_revision, setting="csm_codec", token=self.config.token)
-        return load_mimi(source, device=self._device)
+    def _codec_source(self, weights: Source) -> Source:
+        place = self.config.codec
+        if place is None and "codec_config" in (weights.json("config.json") or {}):
+            return weights
+        return Source(place or CODEC, self.config.codec_revision, setting="csm_codec", token=self.config.token)
 
     def _tokenizer_source(self, weights: Source) -> Source:
         place, revision = self.config.tokenizer, self.config.tokenizer_revision

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from speech.engines.csm.mimi_weights import STEPS_PER_FRAME, MimiWeights
-from speech.engines.csm.model import grouped_attention, rotate
+from speech.engines.csm.mimi_weights import STEPS_PER_FRAME, MimiDims, MimiWeights
+from speech.engines.csm.model import grouped_attention, grouped_mask
 
 # The codebooks' own guard against dividing by an entry that was never used (kyutai/moshi, core_vq.py).
 USAGE_FLOOR = 1e-5
@@ -146,7 +146,7 @@ class MimiDecoder:
         places = torch.arange(size, device=x.device)
         held = latest - (latest - places) % size  # [S, ring]: the newest step that fell on each place, or before 0
         distance = steps[:, :, None] - held[:, None]
-        mask = (distance >= 0) & (distance < self.dims.window) & (held >= 0)[:, None]
+        mask = _mask((distance >= 0) & (distance < self.dims.window) & (held >= 0)[:, None], self.dims)
         every = torch.arange(slots, device=x.device)[:, None]
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -206,7 +206,7 @@ class MimiEncoder:
     def _transformer(self, x: torch.Tensor) -> torch.Tensor:
         steps = torch.arange(x.shape[1], device=x.device)[None]
         distance = steps[:, :, None] - steps[:, None]
-        mask = (distance >= 0) & (distance < self.dims.window)
+        mask = _mask((distance >= 0) & (distance < self.dims.window), self.dims)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return grouped_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
@@ -229,6 +229,17 @@ class MimiEncoder:
 def frames_of(samples: int, samples_per_frame: int) -> int:
     """Frames that hold `samples`; even nothing takes one."""
     return max(1, -(-samples // samples_per_frame))
+
+
+def _mask(mask: torch.Tensor, d: MimiDims) -> torch.Tensor:
+    return grouped_mask(mask, d.heads // d.kv_heads)
+
+
+def _rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """x: [B, T, H, d]; table: cos and sin, [2, B, T, 1, d / 2]. Mimi's files pair x_j with x_{j + d/2}."""
+    cos, sin = table
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def _codebooks(weights: MimiWeights, side: str) -> torch.Tensor:
@@ -259,7 +270,7 @@ def _transformer(weights: MimiWeights, side: str, x: torch.Tensor, steps: torch.
             F.linear(h, w[f"{name}.self_attn.{which}_proj.weight"]).view(batch, count, -1, d.head_dim)
             for which in "qkv"
         )
-        y = attend(index, rotate(q, table), rotate(k, table), v)
+        y = attend(index, _rotate(q, table), _rotate(k, table), v)
         x = x + F.linear(y, w[f"{name}.self_attn.o_proj.weight"]) * w[f"{name}.self_attn_layer_scale.scale"]
         norm = f"{name}.post_attention_layernorm"
         h = F.layer_norm(x, (width,), w[f"{norm}.weight"], w[f"{norm}.bias"], d.norm_eps)

@@ -42,7 +42,7 @@ def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def rotary_table(rope: Rope, head_dim: int, positions: int, device: torch.device) -> torch.Tensor:
-    """cos and sin of every position: float32 [2, positions, head_dim / 2]."""
+    """What a pair is multiplied by at every position: complex64 [positions, head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     frequencies = 1.0 / rope.theta**exponents
     if rope.factor is not None:
@@ -51,18 +51,17 @@ def rotary_table(rope: Rope, head_dim: int, positions: int, device: torch.device
         kept = ((rope.original / wavelengths - rope.low) / (rope.high - rope.low)).clamp(0, 1)
         frequencies = kept * frequencies + (1 - kept) * frequencies / rope.factor
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * frequencies
-    return torch.stack([angles.cos(), angles.sin()]).to(device)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
 def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """x: [B, n, H, d]; table: [2, B or 1, n, 1, d / 2]. Turns (x_j, x_{j + d/2}) by its position's angle."""
-    cos, sin = table
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """x: [B, n, H, d], in pairs; table: complex [B or 1, n, 1, d / 2]. Turns each pair by its position's angle."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
 def grouped_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """q: [B, n, H, d]; k, v: [B, K, T, d]; mask: bool [B or 1, n, T]. Returns [B, n, H * d].
+    """q: [B, n, H, d]; k, v: [B, K, T, d]; mask: bool, from `grouped_mask`. Returns [B, n, H * d].
 
     The H / K queries that share a key are laid beside each other, so that keys are never repeated in memory.
     """
@@ -70,8 +69,13 @@ def grouped_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: t
     shared = k.shape[1]
     group = heads // shared
     q = q.view(batch, n, shared, group, width).permute(0, 2, 3, 1, 4).reshape(batch, shared, group * n, width)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(1, group, 1)[:, None])
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return y.view(batch, shared, group, n, width).permute(0, 3, 1, 2, 4).reshape(batch, n, heads * width)
+
+
+def grouped_mask(mask: torch.Tensor, group: int) -> torch.Tensor:
+    """bool [B or 1, n, T] for each query that shares a key, [B or 1, 1, group * n, T]; made once for all layers."""
+    return (mask if mask.shape[1] == 1 else mask.repeat(1, group, 1))[:, None]
 
 
 class Transformer:
@@ -82,6 +86,7 @@ class Transformer:
         self._stack = stack
         self._dims = dims
         self._eps = eps
+        self.group = dims.heads // dims.kv_heads
         self.table = rotary_table(dims.rope, dims.head_dim, positions, device)
 
     def layers(self, x: torch.Tensor, table: torch.Tensor, attend: Attend) -> torch.Tensor:
@@ -167,7 +172,9 @@ class Csm:
     def prefill(self, x: torch.Tensor, cache: torch.Tensor, slot: int, start: int) -> None:
         """Write the keys and values of rows x [n, D] at positions start .. start + n - 1 of one slot."""
         end = start + len(x)
-        mask = (self._positions[None, :end] <= self._positions[start:end, None])[None]
+        mask = grouped_mask(
+            (self._positions[None, :end] <= self._positions[start:end, None])[None], self._backbone.group
+        )
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index, :, slot : slot + 1]
@@ -175,12 +182,12 @@ class Csm:
             values[:, :, start:end] = v.transpose(1, 2)
             return grouped_attention(q, keys[:, :, :end], values[:, :, :end], mask)
 
-        self._backbone.layers(x[None], self._backbone.table[:, None, start:end, None], attend)
+        self._backbone.layers(x[None], self._backbone.table[None, start:end, None], attend)
 
     def step(self, x: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor, context: int) -> torch.Tensor:
         """One backbone step for every slot. x: [S, D]; positions: int64 [S], each below `context`. Returns [S, D]."""
         every = torch.arange(len(x), device=self.device)
-        mask = (self._positions[None, :context] <= positions[:, None])[:, None]
+        mask = grouped_mask((self._positions[None, :context] <= positions[:, None])[:, None], self._backbone.group)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index]
@@ -188,12 +195,12 @@ class Csm:
             values[every, :, positions] = v[:, 0]
             return grouped_attention(q, keys[:, :, :context], values[:, :, :context], mask)
 
-        table = self._backbone.table[:, positions][:, :, None, None]
+        table = self._backbone.table[positions][:, None, None]
         return self._backbone.norm(self._backbone.layers(x[:, None], table, attend)[:, 0])
 
     def depth_step(self, x: torch.Tensor, at: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
         """The depth decoder at codebook positions `at`, int64 [n]. x: [S, n, E]. Returns the last state [S, E]."""
-        mask = self._depth_causal[at][None]
+        mask = grouped_mask(self._depth_causal[at][None], self._depth.group)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index]
@@ -201,7 +208,7 @@ class Csm:
             values.index_copy_(2, at, v.transpose(1, 2))
             return grouped_attention(q, keys, values, mask)
 
-        table = self._depth.table[:, at][:, None, :, None]
+        table = self._depth.table[at][None, :, None]
         return self._depth.norm(self._depth.layers(x, table, attend)[:, -1])
 
     def fill_frame(self, hidden: torch.Tensor, depth_cache: torch.Tensor,

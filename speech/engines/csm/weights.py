@@ -1,8 +1,8 @@
 """Both published layouts of a CSM into one set of tensors, straight to their device and dtype.
 
 The original layout has torchtune's names and rotates interleaved pairs; transformers' has its own names and rotates
-halves. Here halves are rotated, query, key and value are one matrix, and so are gate and up: each file tensor is
-copied, piece by piece, into its place in the tensor that stays, so that no second copy is ever held.
+halves. Here pairs are rotated, as one complex product; query, key and value are one matrix, and so are gate and up:
+each file tensor is copied, piece by piece, into its place in the tensor that stays, so that no second copy is held.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Weights:
 class Target:
     """Where a file's tensor goes. names: what it may be called there. shape: its shape there.
 
-    how: "copy" as it is; "pairs" rows of interleaved rotary pairs to halves, a head at a time; "turn" each `[E, V]`
+    how: "copy" as it is; "halves" rows of rotary halves to interleaved pairs, a head at a time; "turn" each `[E, V]`
     of the stack of heads to its own `[V, E]`.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     places: list[torch.Tensor]
-    how: Literal["copy", "pairs", "turn"] = "copy"
+    how: Literal["copy", "halves", "turn"] = "copy"
     head_dim: int = 0
 
 
@@ -181,16 +181,16 @@ def _layer_targets(layer: Layer, d: StackDims, prefix: str, *, original: bool) -
     queries, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
     q, k, v = layer.qkv[:queries], layer.qkv[queries : queries + keys], layer.qkv[queries + keys :]
     gate, up = layer.gate_up[: d.ffn], layer.gate_up[d.ffn :]
-    rotary: Literal["copy", "pairs"]
+    rotary: Literal["copy", "halves"]
     if original:
         names = ["attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.output_proj", "mlp.w1", "mlp.w3", "mlp.w2"]
         norms = ["sa_norm.scale", "mlp_norm.scale"]
-        rotary = "pairs"
+        rotary = "copy"
     else:
         names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
         names += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
         norms = ["input_layernorm.weight", "post_attention_layernorm.weight"]
-        rotary = "copy"
+        rotary = "halves"
     places = [q, k, v, layer.out, gate, up, layer.down]
     found = [
         Target((f"{prefix}{name}.weight",), tuple(place.shape), [place], rotary if index < 2 else "copy", d.head_dim)
@@ -240,11 +240,11 @@ def fill(target: Target, files: TensorFiles) -> None:
         return
     place = target.places[0]
     columns = math.prod(target.shape[1:])
-    rows = target.head_dim if target.how == "pairs" else 1
+    rows = target.head_dim if target.how == "halves" else 1
     at = 0
     for piece in files.pieces(name, rows * columns):
-        # [heads, d / 2, 2, D] to [heads, 2, d / 2, D]: the firsts of all pairs of a head, then the seconds.
-        ordered = piece.view(-1, rows // 2, 2, columns).transpose(1, 2) if target.how == "pairs" else piece
+        # [heads, 2, d / 2, D] to [heads, d / 2, 2, D]: a head's first and second halves, in turns.
+        ordered = piece.view(-1, 2, rows // 2, columns).transpose(1, 2) if target.how == "halves" else piece
         block = ordered.reshape(-1, *target.shape[1:])
         place[at : at + len(block)].copy_(block)
         at += len(block)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -354,17 +355,25 @@ def test_too_little_memory_at_the_start_says_what_to_set(
         CsmEngine(config(transformers_folder)).start()
 
 
-def test_codec_and_tokenizer_come_with_the_weights_or_from_the_published_places(
-    transformers_folder: Path, original_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_can_be_had_is_known_from_small_files(
+    transformers_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Source] = []
-    monkeypatch.setattr(engine_module, "load_mimi", lambda source, **_: asked.append(source))
+    CsmEngine(config(transformers_folder)).check()
+    with pytest.raises(StartupError, match=r"holds no model\.safetensors"):
+        CsmEngine(config(tmp_path)).check()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(StartupError, match=r"csm_weights: config\.json of chutesai/csm-1b@01e2ed64.*cannot be reached"):
+        CsmEngine(CsmConfig(device="cpu")).check()
 
+
+def test_codec_and_tokenizer_come_with_the_weights_or_from_the_published_places(
+    transformers_folder: Path, original_folder: Path
+) -> None:
     def places(folder: Path, **changes: object) -> tuple[str, str]:
         engine = CsmEngine(config(folder, **changes))
         source = engine.config.source()
-        engine._codec(source)
-        return asked[-1].place, engine._tokenizer_source(source).place
+        return engine._codec_source(source).place, engine._tokenizer_source(source).place
 
     assert places(transformers_folder) == (str(transformers_folder), str(transformers_folder))
     assert places(original_folder) == ("kyutai/mimi", str(original_folder))
