@@ -15,7 +15,7 @@ from speech.engines.base import EngineInfo, Line, Segment
 from speech.engines.csm.frames import Frames
 from speech.engines.csm.int8 import to_int8
 from speech.engines.csm.mimi import MimiDecoder, MimiEncoder
-from speech.engines.csm.mimi_weights import MimiWeights, load_mimi
+from speech.engines.csm.mimi_weights import MimiWeights, holds_mimi, load_mimi
 from speech.engines.csm.model import Csm
 from speech.engines.csm.prompt import plan
 from speech.engines.csm.reader import Reader
@@ -120,7 +120,11 @@ class CsmEngine:
             with torch.inference_mode():
                 weights = load_weights(source, device=self._device, dtype=self._dtype)
                 tokenizer = TextTokenizer(self._tokenizer_source(source), vocabulary=weights.dims.text_vocab)
-                self.assemble(weights, load_mimi(self._codec_source(source), device=self._device), tokenizer)
+                codec = self._codec_source(source)
+                if codec is source and not holds_mimi(source):
+                    # config.json describes transformers' layout, and the file beside it is the original's.
+                    codec = self._separate_codec()
+                self.assemble(weights, load_mimi(codec, device=self._device), tokenizer)
         except (torch.OutOfMemoryError, MemoryError, OutOfMemory) as error:
             self.close()
             raise StartupError(
@@ -179,10 +183,13 @@ class CsmEngine:
             self._scheduler = None
 
     def _codec_source(self, weights: Source) -> Source:
-        place = self.config.codec
-        if place is None and "codec_config" in (weights.json("config.json") or {}):
+        if self.config.codec is None and "codec_config" in (weights.json("config.json") or {}):
             return weights
-        return Source(place or CODEC, self.config.codec_revision, setting="csm_codec", token=self.config.token)
+        return self._separate_codec()
+
+    def _separate_codec(self) -> Source:
+        place, revision = self.config.codec or CODEC, self.config.codec_revision
+        return Source(place, revision, setting="csm_codec", token=self.config.token)
 
     def _tokenizer_source(self, weights: Source) -> Source:
         place, revision = self.config.tokenizer, self.config.tokenizer_revision

@@ -176,17 +176,17 @@ class Graphs:
         self._pool = None
 
     def _capture(self, work: Callable[[], None], changing: list[torch.Tensor]) -> torch.cuda.CUDAGraph:
-        # Warm-up runs pick algorithms and allocate workspaces, on a stream of their own as capture demands; what
-        # they changed is put back, so that a graph can be captured while requests are under way.
+        # Warm-up runs pick algorithms and allocate workspaces, on a stream of their own as capture demands; what each
+        # changed is put back, so that a graph can be captured while requests are under way.
         before = [tensor.clone() for tensor in changing]
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(2):
                 work()
+                for tensor, value in zip(changing, before, strict=True):
+                    tensor.copy_(value)
         torch.cuda.current_stream(self._device).wait_stream(side)
-        for tensor, value in zip(changing, before, strict=True):
-            tensor.copy_(value)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
         # Graphs run one after another, so they may share the memory of what they make on the way. Only this thread

@@ -76,7 +76,7 @@ def read_mimi_dims(config: dict[str, Any]) -> MimiDims:
     width = int(config.get("hidden_size", default.width))
     heads = int(config.get("num_attention_heads", default.heads))
     inner = int(config.get("vector_quantization_hidden_dimension", default.codebook_dim))
-    if int(config.get("codebook_dim") or width) != inner or inner == width:
+    if int(config.get("codebook_dim", default.codebook_dim) or width) != inner or inner == width:
         raise StartupError("the codec's codebook_dim and vector_quantization_hidden_dimension must agree")
     if int(config.get("upsample_groups", width)) != width:
         raise StartupError("the codec's upsample_groups must be its hidden_size: one filter a channel")
@@ -161,6 +161,12 @@ def mimi_shapes(d: MimiDims) -> dict[str, tuple[int, ...]]:
 class MimiWeights:
     dims: MimiDims
     tensors: dict[str, torch.Tensor]
+
+
+def holds_mimi(source: Source) -> bool:
+    """Whether a CSM's weight files have its codec in them, whatever its config.json describes."""
+    files = TensorFiles(safetensors_files(source, config=source.json("config.json") or {}))
+    return any(name.startswith("codec_model.") for name in files.shapes)
 
 
 def load_mimi(source: Source, *, device: torch.device) -> MimiWeights:

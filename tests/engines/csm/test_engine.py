@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,12 +17,14 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from tiny import clip
+from tiny import GOLDEN, clip
 
 from audio_utils import Audio
 from speech.caller import Caller
 from speech.engines.base import Line, Segment
+from speech.engines.csm import dims as dims_module
 from speech.engines.csm import engine as engine_module
+from speech.engines.csm import weights as weights_module
 from speech.engines.csm.engine import CsmConfig, CsmEngine
 from speech.engines.csm.frames import Frame, Frames
 from speech.engines.csm.source import Source
@@ -381,6 +385,26 @@ def test_codec_and_tokenizer_come_with_the_weights_or_from_the_published_places(
     assert places(original_folder) == ("kyutai/mimi", "unsloth/Llama-3.2-1B")
     (original_folder / "kept.json").rename(original_folder / "tokenizer.json")
     assert places(transformers_folder, codec="a/b", tokenizer="c/d") == ("a/b", "c/d")
+
+
+def test_an_original_file_beside_a_transformers_configuration_takes_the_published_codec(
+    transformers_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(transformers_folder / "tokenizer.json", tmp_path)
+    shutil.copy(transformers_folder / "config.json", tmp_path)
+    shutil.copy(GOLDEN / "model.safetensors", tmp_path)
+    golden = dims_module.read_dims(json.loads((GOLDEN / "config.json").read_text()))
+    monkeypatch.setattr(weights_module, "read_dims", lambda config: golden if config == {} else pytest.fail("wrong"))
+    asked: list[Source] = []
+
+    def stop(source: Source, **_: object) -> None:
+        asked.append(source)
+        raise StartupError("far enough")
+
+    monkeypatch.setattr(engine_module, "load_mimi", stop)
+    with pytest.raises(StartupError, match="far enough"):
+        CsmEngine(config(tmp_path)).start()
+    assert asked[0].place == "kyutai/mimi"
 
 
 def test_bfloat16_speaks_and_repeats_itself(transformers_folder: Path) -> None:
