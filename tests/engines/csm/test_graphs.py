@@ -51,7 +51,8 @@ def test_a_frame_is_captured_once_and_leaves_what_warming_up_changed_as_it_was(
         open_graph.clear()
 
     for name, stand in {
-        "Stream": lambda _: Stream(), "current_stream": lambda _: Stream(), "stream": lambda _: contextlib.nullcontext(),
+        "Stream": lambda _: Stream(), "current_stream": lambda _: Stream(),
+        "stream": lambda _: contextlib.nullcontext(),
         "device": lambda _: contextlib.nullcontext(), "synchronize": lambda _: None, "CUDAGraph": Graph, "graph": graph,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, stand)
