@@ -24,7 +24,7 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-a48114537190"
+RELEASE = "0.1.0-669fb80a7788"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -9,6 +9,7 @@ import uvicorn
 from loguru import logger
 
 from server.app import create_app
+from speech.engines.base import Line
 from speech.engines.registry import choose
 from speech.errors import StartupError
 from speech.service import Service
@@ -34,8 +35,9 @@ def main() -> None:
         log_level="warning",
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
-    # uvicorn lets requests finish, then raises the signal again; without a handler that would be the end at once
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # uvicorn lets requests finish, then raises the signal again: that ends it without a word, and not with a trace
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: sys.exit(0))
     try:
         Announcing(config, service).run()
     finally:
@@ -54,10 +56,11 @@ class Announcing(uvicorn.Server):
         if not self.servers:
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        info = self._service.engine.info
+        engine = self._service.engine
+        voices = [f"speaker {number} is {engine.voice_of(Line('', speaker=number))}" for number in (0, 1)]
         print(
-            f"Duologue listens on http://{host}:{port} and speaks with {info.model} on {info.device} "
-            f"({len(info.voices)} voices). Try:\n"
+            f"Duologue listens on http://{host}:{port} and speaks with {engine.info.model} on {engine.info.device}"
+            f"{', '.join(['', *voices]) if engine.info.voices else ''}. Try:\n"
             f"  curl -s http://{host}:{port}/speak -H 'Content-Type: application/json' "
             """-d '{"text": "Hello. Nice to meet you."}' -o hello.wav""",
             flush=True,

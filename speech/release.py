@@ -33,6 +33,7 @@ FILES = (
     "speech/engines/csm/*.py",
     "speech/engines/kokoro/*.py",
     "speech/engines/kokoro/data/*.npz",
+    "speech/engines/kokoro/data/*.onnx",
     "speech/quality/*.py",
     "speech/text/*.py",
 )

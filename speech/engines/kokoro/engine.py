@@ -27,7 +27,7 @@ MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb
 REFERENCE_MS = 20_000
 """A voice is matched on at most this much of what its speaker said."""
 
-KEPT_MATCHES = 256
+KEPT_MATCHES = 64
 """A style is 0.5 MB; matched ones are kept so that a session's voice outlives its reference."""
 
 
