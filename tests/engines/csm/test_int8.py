@@ -12,6 +12,7 @@ import torch
 from speech.engines.base import Line
 from speech.engines.csm.engine import CsmConfig, CsmEngine
 from speech.engines.csm.int8 import Int8
+from speech.engines.csm.model import linear
 
 
 @torch.inference_mode()
@@ -25,6 +26,20 @@ def test_a_product_in_eight_bits_is_close(width: int) -> None:
     assert made.dtype == torch.float32
     assert (made - right).norm() / right.norm() < 0.015
     assert small.nbytes < 0.3 * weight.nbytes
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_a_slots_place_and_company_change_no_bit_of_a_product_at_full_size(kind: str) -> None:
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    weight = torch.randn(2051, 1024).to(dtype)
+    matrix = Int8(weight) if kind == "int8" else weight
+    mine, made = torch.randn(1024).to(dtype), []
+    for slot in range(4):
+        x = torch.randn(4, 1, 1024).to(dtype)
+        x[slot, 0] = mine
+        made.append(linear(x, matrix)[slot])
+    assert all(torch.equal(made[0], each) for each in made)
 
 
 def test_the_engine_speaks_in_eight_bits_and_repeats_itself(transformers_folder: Path) -> None:
