@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BIN, clean_env, copy_release, running
-from fake_platform import USERNAME, Platform, serving
 from pybase64 import b64encode
 
 from speech import release
+from tests.chute.conftest import BIN, clean_env, copy_release, running
+from tests.chute.fake_platform import USERNAME, Platform, serving
 
 NAME = "my-voice"
 

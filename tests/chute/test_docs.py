@@ -9,9 +9,9 @@ import click
 import pytest
 import typer
 from chutes.cli import app
-from conftest import ROOT
 
 from speech.settings import PREFIX, Settings
+from tests.chute.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "chutes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from chutes.chute import Chute
 from chutes.entrypoint.run import DevMiddleware
-from conftest import LoadChute
 from fastapi.testclient import TestClient
 from httpx import Response
 from pybase64 import b64encode
@@ -21,6 +20,7 @@ from speech.operations import OPERATIONS
 from speech.quality import checks
 from speech.service import Service
 from speech.settings import Settings
+from tests.chute.conftest import LoadChute
 
 
 class Faces:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from chutes.chute import Chute
 from chutes.entrypoint.run import DevMiddleware
-from conftest import ROOT, LoadChute
 
 from image import APP, baked, image_of
 from speech import release
 from speech.errors import StartupError
 from speech.settings import Settings
+from tests.chute.conftest import ROOT, LoadChute
 
 MINE = Settings(username="somebody")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from chutes.chute import Chute
-from conftest import LoadChute
 from fastapi.testclient import TestClient
 from pybase64 import b64decode, b64encode
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -17,6 +16,7 @@ from starlette.responses import Response
 
 from speech.operations import OPERATIONS
 from speech.service import Service
+from tests.chute.conftest import LoadChute
 
 
 class Wrapping(BaseHTTPMiddleware):

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, copy_release
 
 from speech import release
 from speech.errors import StartupError
+from tests.chute.conftest import ROOT, copy_release
 
 
 def test_the_stamp_in_my_tts_is_current() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from conftest import ROOT, Running, clean_env, running
 from pybase64 import b64decode, b64encode
+
+from tests.chute.conftest import ROOT, Running, clean_env, running
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import write_original, write_transformers
+from tests.engines.csm.tiny import write_original, write_transformers
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from tiny import GOLDEN, clip
 
 from audio_utils import Audio
 from speech.caller import Caller
@@ -30,6 +29,7 @@ from speech.engines.csm.frames import Frame, Frames
 from speech.engines.csm.source import Source
 from speech.engines.csm.tokenizer import TextTokenizer
 from speech.errors import CallerLeft, EngineFailed, InvalidInput, NotReady, OutOfMemory, StartupError
+from tests.engines.csm.tiny import GOLDEN, clip
 
 FRAME = 1920
 
@@ -331,7 +331,7 @@ def test_before_the_start_and_after_the_end_it_says_so(transformers_folder: Path
 
 
 def test_settings_that_do_not_go_together_are_refused(transformers_folder: Path, tmp_path: Path) -> None:
-    from tiny import tiny_mimi
+    from tests.engines.csm.tiny import tiny_mimi
 
     with pytest.raises(StartupError, match="csm_dtype"):
         CsmEngine(config(transformers_folder, dtype="float16"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CODEBOOKS, CODES, clip, tiny_mimi
 
 from speech.engines.csm.mimi import MimiDecoder, MimiEncoder
 from speech.engines.csm.mimi_weights import MimiWeights, load_mimi
 from speech.engines.csm.source import Source
 from speech.errors import StartupError
+from tests.engines.csm.tiny import CODEBOOKS, CODES, clip, tiny_mimi
 
 CPU = torch.device("cpu")
 FRAMES = 300  # 600 steps: the ring of 250 goes round more than twice

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import CODEBOOKS, GOLDEN, clip
 from transformers import CsmForConditionalGeneration
 
 from speech.engines.csm.mimi import MimiEncoder
@@ -17,6 +16,7 @@ from speech.engines.csm.model import Csm
 from speech.engines.csm.source import Source
 from speech.engines.csm.verify import count_equal, greedy_codes, main
 from speech.engines.csm.weights import load_weights
+from tests.engines.csm.tiny import CODEBOOKS, GOLDEN, clip
 
 CPU = torch.device("cpu")
 FRAMES = 48

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 from fastapi.testclient import TestClient
-from tiny import clip
 
 from server.app import create_app
 from speech.engines.csm.engine import CsmConfig, CsmEngine
 from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
+from tests.engines.csm.tiny import clip
 
 
 def wav_b64(seconds: float, rate_hz: int = 16_000) -> str:

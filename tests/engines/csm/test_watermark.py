@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import clip
 
 from audio_utils import Audio
 from speech.engines.csm.watermark import Watermark, read_key
 from speech.errors import StartupError
+from tests.engines.csm.tiny import clip
 
 KEY = (1, 2, 3, 4, 255)
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
-from tiny import GOLDEN
 
 from speech.engines.csm.dims import CSM_1B, read_dims
 from speech.engines.csm.source import Source, safetensors_files
 from speech.engines.csm.weights import Weights, load_weights
 from speech.errors import StartupError
+from tests.engines.csm.tiny import GOLDEN
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 
