@@ -4,9 +4,9 @@ PORT ?= 8000
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 RUN = PYTHONPATH=. .venv/bin/python
 
-.PHONY: serve chute test check bench setup release clean
+.PHONY: serve chute test check bench setup release verify-csm clean
 serve: .venv/serve
-	DUOLOGUE_PORT=$(PORT) $(RUN) -m server
+	@DUOLOGUE_PORT=$(PORT) $(RUN) -m server
 
 chute: .venv/chute  ## the Chute itself, through the real SDK, in dev mode
 	CHUTES_EXECUTION_CONTEXT=REMOTE PYTHONPATH=. .venv/bin/chutes run my_tts:chute --dev --host 127.0.0.1 --port $(PORT) --logging-port $$(($(PORT) + 1))
@@ -27,24 +27,27 @@ release: .venv/serve  ## stamp my_tts.py with the release that this tree is
 
 setup: .venv/serve
 
+verify-csm: .venv/test  ## make verify-csm DIR=…: does this build compute what the original did?
+	$(RUN) -m speech.engines.csm.verify $(DIR)
+
 .venv/python:
 	$(PYTHON) -m venv .venv
-	touch $@
+	@touch $@
 
 .venv/serve: requirements/serve.txt | .venv/python
 	$(PIP) -r requirements/serve.txt
-	touch $@
+	@touch $@
 
 .venv/chute: requirements/chute.txt .venv/serve
 	$(PIP) -r requirements/chute.txt
-	touch $@
+	@touch $@
 
 # torch first: with it there, nothing that needs torch pulls a build for GPUs.
 .venv/test: requirements/test.txt requirements/test-no-deps.txt .venv/chute
 	$(PIP) torch==2.13.0
 	$(PIP) -r requirements/test.txt
 	$(PIP) --no-deps -r requirements/test-no-deps.txt
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache

@@ -45,8 +45,12 @@ class Spoken:
 
     def __init__(self, line: Line, chunks: Generator[Audio]) -> None:
         self.line = line
-        self.truncated = False
+        self._cut = False
         self._chunks = chunks
+
+    @property
+    def truncated(self) -> bool:
+        return self._cut or getattr(self._chunks, "truncated", False)
 
     def __iter__(self) -> Iterator[Audio]:
         left_ms = float(self.line.max_duration_ms)
@@ -54,7 +58,7 @@ class Spoken:
             for chunk in self._chunks:
                 self.line.caller.check()
                 if chunk.duration_ms > left_ms:
-                    self.truncated = True
+                    self._cut = True
                     yield chunk.cut(left_ms)
                     return
                 yield chunk

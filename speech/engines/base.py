@@ -90,8 +90,9 @@ class Engine(Protocol):
         """Say `line`, chunk by chunk, float32 at `info.sample_rate_hz`.
 
         The line is checked, and on an engine that batches it joins the others, before this returns; the first
-        chunk may be asked for later. Closing the iterator stops the work and frees its place. Raises
-        InvalidInput, EngineFailed, OutOfMemory or CallerLeft.
+        chunk may be asked for later. Closing the iterator stops the work and frees its place. An engine that stops
+        at the limit by itself tells so in the iterator's `truncated`; one that goes on is cut by the service.
+        Raises InvalidInput, EngineFailed, OutOfMemory or CallerLeft.
         """
 
     def trim(self) -> None:

@@ -86,7 +86,7 @@ class CsmEngine:
         self._samples_per_frame = 0
         self.info = EngineInfo(
             name="csm",
-            model=str(self.config.source()),
+            model=self.config.source().label,
             sample_rate_hz=SAMPLE_RATE_HZ,
             device=str(self._device),
             voices=(),

@@ -38,6 +38,11 @@ class Source:
     def __str__(self) -> str:
         return self.place if self.is_folder or not self.revision else f"{self.place}@{self.revision}"
 
+    @property
+    def label(self) -> str:
+        """What callers may read: a repository with its revision, or the name of a folder without its path."""
+        return Path(self.place).expanduser().resolve().name if self.is_folder else str(self)
+
     def find(self, name: str) -> Path | None:
         """The path of file `name` on this machine, downloaded if need be; None where the source has no such file."""
         if self.is_folder:

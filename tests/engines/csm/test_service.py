@@ -82,6 +82,19 @@ def test_checked_operations_speak_or_say_what_they_heard(http: TestClient, name:
     assert response.status_code == 200 or response.json()["code"] == "quality_rejected", response.text
 
 
+def test_what_the_limit_cut_is_told(http: TestClient) -> None:
+    long = {"text": "Many words that would take a good while to say. " * 5, "seed": 3, "max_duration_ms": 600}
+    response = http.post("/speak", json=long)
+    assert response.headers["x-truncated"] == "true"
+    assert len(samples(response.content)) <= 0.6 * 24_000
+
+
+def test_health_tells_no_path(http: TestClient) -> None:
+    health = http.get("/health").json()
+    assert health["engine"] == "csm"
+    assert "/" not in health["model"]
+
+
 def test_context_is_heard(http: TestClient) -> None:
     context = [{"text": "I am someone.", "speaker": 1, "audio_b64": wav_b64(1.0)}]
     plain = http.post("/speak", json={"seed": 3, **PLAIN})
