@@ -33,7 +33,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "chutes": ("my_tts", "image"),
     "fastapi": ("my_tts", "server"),
     "starlette": ("my_tts", "server"),
-    "uvicorn": ("server",),
+    "uvicorn": ("server", "bench"),
     "asyncio": ("my_tts", "server", "clients"),
     "anyio": ("server",),
     "torch": ("speech.engines.csm", "speech.engines.registry", "bench"),

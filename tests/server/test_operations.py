@@ -109,21 +109,24 @@ def test_short_enough_is_not_truncated(served: Served) -> None:
     assert served.speak(text="Short.", max_duration_ms=5000).headers["x-truncated"] == "false"
 
 
+TURNS = (
+    (0, "Good morning, how did you sleep last night?", 700),
+    (1, "Very well, thank you. And you?", 0),
+    (0, "Not a minute.", 1250),
+    (1, "I am sorry to hear that.", 2000),
+)
+
+
+@pytest.fixture(scope="module")
+def spoken(kokoro: Served) -> ears.Audio:
+    """TURNS, as one recording."""
+    turns = [{"speaker": speaker, "text": text, "pause_ms": pause} for speaker, text, pause in TURNS]
+    return ears.sound(kokoro.speak("/conversation", turns=turns).content)
+
+
 class TestConversation:
-    TURNS = (
-        (0, "Good morning, how did you sleep last night?", 700),
-        (1, "Very well, thank you. And you?", 0),
-        (0, "Not a minute.", 1250),
-        (1, "I am sorry to hear that.", 2000),
-    )
-
-    @pytest.fixture(scope="class")
-    def spoken(self, kokoro: Served) -> ears.Audio:
-        turns = [{"speaker": speaker, "text": text, "pause_ms": pause} for speaker, text, pause in self.TURNS]
-        return ears.sound(kokoro.speak("/conversation", turns=turns).content)
-
     def test_every_turn_is_heard_in_order(self, spoken: ears.Audio) -> None:
-        assert ears.word_error_rate(" ".join(text for _, text, _ in self.TURNS), spoken) <= 0.10
+        assert ears.word_error_rate(" ".join(text for _, text, _ in TURNS), spoken) <= 0.10
 
     def test_pauses_are_as_asked(self, spoken: ears.Audio) -> None:
         long_pauses = [length for _, length in ears.quiet_spans_ms(spoken) if length > 500]
