@@ -24,7 +24,7 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-669fb80a7788"
+RELEASE = "0.1.0-c5587b85e853"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -73,6 +73,11 @@ def test_make_serve_prints_a_line_that_works_as_pasted(made_to_serve: str, tmp_p
     assert ears.word_error_rate("Hello. Nice to meet you.", audio) <= 0.2
 
 
+def test_a_second_run_installs_nothing() -> None:
+    done = subprocess.run(["make", "--question", ".venv/test"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_code_run(document: str, made_to_serve: str, tmp_path: Path) -> None:
     address = re.search(r"http://[\d.]+:\d+", made_to_serve)
