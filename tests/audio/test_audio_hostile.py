@@ -31,7 +31,7 @@ def sound_or_refusal(decode_it: Callable[[], Audio]) -> None:
     except InvalidInput as refused:
         assert refused.field == "f"
         assert re.fullmatch(r"f: [^;]+; .+", refused.message), refused.message
-        assert not re.search(r"Traceback|Errno|\.py|/work|speech\.|\bav\b|ffmpeg", refused.message), refused.message
+        assert not re.search(r"Traceback|Errno|\.py|\.venv|speech\.|\bav\b|ffmpeg", refused.message), refused.message
         assert len(refused.message) < 300
         assert refused.__cause__ is None
     else:
