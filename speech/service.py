@@ -24,6 +24,7 @@ from speech.gate import Gate, Place
 from speech.reply import Reply
 from speech.sessions import Sessions
 from speech.settings import Settings
+from speech.watermark import Watermark, read_key
 
 SELF_CHECK_HZ = 24_000
 
@@ -75,6 +76,8 @@ class Service:
             capacity=settings.sessions, max_bytes=settings.sessions_mb << 20, ttl_s=settings.session_ttl_s
         )
         self.cache: AudioCache[Reply] = AudioCache(capacity=settings.cache_entries, max_bytes=settings.cache_mb << 20)
+        self._watermark_key = settings.watermark_key
+        self._watermark: Watermark | None = None
         self._started_s: float | None = None
 
     @property
@@ -84,6 +87,8 @@ class Service:
     def start(self) -> None:
         """Load and warm the engine. Raises StartupError."""
         began_s = time.monotonic()
+        if self._watermark_key:
+            self._watermark = Watermark(read_key(self._watermark_key))
         self.engine.start()
         if self.engine.info.context != "none":
             hiss = np.random.default_rng(0).uniform(-0.1, 0.1, SELF_CHECK_HZ).astype(np.float32)
@@ -172,6 +177,9 @@ class Service:
         if not chunks:
             raise EngineFailed("the engine said nothing for this text; send another, or try again")
         audio = Audio.join(chunks)
+        if self._watermark:
+            with _engine_errors():
+                audio = self._watermark.mark(audio)
         voice = self.engine.voice_of(spoken.line)
         return Take(audio, spoken.truncated, (voice,) if voice else ())
 
@@ -187,6 +195,7 @@ class Service:
             "voices": list(info.voices),
             "context": info.context,
             "notes": list(info.notes),
+            "watermark": self._watermark is not None,
             "queue_length": self.gate.waiting,
             "speaking": self.gate.speaking,
             "uptime_s": round(time.monotonic() - self._started_s, 1) if self._started_s else 0.0,

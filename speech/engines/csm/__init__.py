@@ -16,7 +16,6 @@ The rooms, from the files on disk to the sound that leaves:
     guards.py      where a take ends
     scheduler.py   who is in which slot: requests join and leave between frames
     engine.py      the Engine protocol over all of it
-    watermark.py   a mark for whole clips, where a key is set
     verify.py      does this build compute what the original computed?
 
 Importing this package imports no torch; its rooms do.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 
 from audio_utils import Audio
-from speech.engines.csm.watermark import Watermark, read_key
+from speech.caller import Caller
+from speech.engines.hibari import HibariEngine
 from speech.errors import StartupError
+from speech.operations import OPERATIONS
+from speech.service import Service
+from speech.settings import Settings
+from speech.watermark import Watermark, read_key
 from tests.engines.csm.tiny import clip
 
 KEY = (1, 2, 3, 4, 255)
@@ -54,3 +62,21 @@ def test_a_key_is_five_bytes_and_needs_the_package(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(__import__("sys").modules, "silentcipher", None)
     with pytest.raises(StartupError, match="silentcipher is not installed"):
         Watermark(KEY)
+
+
+def test_every_clip_of_a_service_with_a_key_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Stand()
+    silentcipher = types.SimpleNamespace(get_model=lambda model_type, device: model)
+    monkeypatch.setitem(sys.modules, "silentcipher", silentcipher)
+    service = Service(HibariEngine(), Settings(watermark_key="1,2,3,4,255"))
+    service.start()
+    assert service.health()["watermark"] is True
+    assert model.message == []
+    OPERATIONS["speak"](service, {"text": "Hello there."}, Caller())
+    assert model.message == list(KEY)
+
+
+def test_without_a_key_nothing_is_marked() -> None:
+    service = Service(HibariEngine(), Settings())
+    service.start()
+    assert service.health()["watermark"] is False

@@ -2,7 +2,7 @@
 
 The original marks what it makes with silentcipher (SesameAILabs/csm, watermarking.py); here it is off unless a key is
 set, and the key is the operator's own. A mark needs a whole clip: sound that is streamed is not marked, and whoever
-offers both must say so. Knows no model of speech.
+offers both must say so. Knows no model of speech. silentcipher brings torch, which is imported where it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from audio_utils import Audio
 from speech.errors import StartupError
@@ -44,21 +43,25 @@ class Watermark:
             model = silentcipher.get_model(model_type="44.1k", device=device)
         self._model = model
 
-    @torch.inference_mode()
     def mark(self, audio: Audio) -> Audio:
         """`audio` with the mark in it, as long as before and at the same rate."""
-        samples = torch.from_numpy(audio.resampled(MODEL_RATE_HZ).samples)
-        marked, _ = self._model.encode_wav(
-            samples, MODEL_RATE_HZ, self._key, calc_sdr=False, message_sdr=MESSAGE_SDR_DB
-        )
+        import torch
+
+        with torch.inference_mode():
+            samples = torch.from_numpy(audio.resampled(MODEL_RATE_HZ).samples)
+            marked, _ = self._model.encode_wav(
+                samples, MODEL_RATE_HZ, self._key, calc_sdr=False, message_sdr=MESSAGE_SDR_DB
+            )
         wide = Audio(np.asarray(marked, dtype=np.float32).reshape(-1), MODEL_RATE_HZ)
         back = wide.resampled(audio.sample_rate_hz).samples[: len(audio.samples)]
         back = np.pad(back, (0, len(audio.samples) - len(back)))
         return Audio(np.clip(back, -1.0, 1.0), audio.sample_rate_hz)
 
-    @torch.inference_mode()
     def found_in(self, audio: Audio) -> bool:
         """Whether `audio` carries this key."""
-        samples = torch.from_numpy(audio.resampled(MODEL_RATE_HZ).samples)
-        found = self._model.decode_wav(samples, MODEL_RATE_HZ, phase_shift_decoding=True)
+        import torch
+
+        with torch.inference_mode():
+            samples = torch.from_numpy(audio.resampled(MODEL_RATE_HZ).samples)
+            found = self._model.decode_wav(samples, MODEL_RATE_HZ, phase_shift_decoding=True)
         return bool(found["status"]) and list(found["messages"][0]) == self._key
