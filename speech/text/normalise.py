@@ -27,6 +27,9 @@ _ABBREVIATIONS: list[tuple[str, str]] = [
     (r"\bi\.e\.", "that is"),
     (r"\bapprox\.", "approximately"),
 ]
+MAX_NAMED_DIGITS = 36
+"""Numbers with more have no name that `inflect` knows."""
+
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
 _YEAR_BEFORE = (
     r"(?:in|since|until|by|before|after|from|year|of|early|late"
@@ -58,9 +61,9 @@ def normalise(text: str) -> str:
 
 
 def _cardinal(digits: str) -> str:
-    """`1,250` as one thousand two hundred and fifty; past 36 digits they are read one by one."""
+    """`1,250` as one thousand two hundred and fifty; past MAX_NAMED_DIGITS they are read one by one."""
     plain = digits.replace(",", "")
-    if len(plain) > 36 or (len(plain) > 1 and plain.startswith("0")):
+    if len(plain) > MAX_NAMED_DIGITS or (len(plain) > 1 and plain.startswith("0")):
         return _one_by_one(plain)
     return str(_WORDS.number_to_words(plain)).replace(",", "")
 
@@ -78,7 +81,7 @@ def _money(match: re.Match[str]) -> str:
     unit, small_unit = _CURRENCIES[match["sign"]]
     if match["scale"]:
         return f"{_decimal(match)} {match['scale']} {_WORDS.plural(unit)}"
-    if match["fraction"] and len(match["fraction"]) != 2:
+    if (match["fraction"] and len(match["fraction"]) != 2) or len(match["whole"]) > MAX_NAMED_DIGITS:
         return f"{_decimal(match)} {_WORDS.plural(unit)}"
     whole, small = int(match["whole"].replace(",", "")), int(match["fraction"] or 0)
     said = [f"{_cardinal(str(whole))} {_WORDS.plural(unit, whole)}"] if whole or not small else []
@@ -105,7 +108,10 @@ def _year(match: re.Match[str]) -> str:
 
 
 def _ordinal(match: re.Match[str]) -> str:
-    return str(_WORDS.number_to_words(_WORDS.ordinal(match["whole"].replace(",", "")))).replace(",", "")
+    digits = match["whole"].replace(",", "")
+    if len(digits) > MAX_NAMED_DIGITS:
+        return f"{_one_by_one(digits[:-1])} {_WORDS.number_to_words(_WORDS.ordinal(digits[-1]))}"
+    return str(_WORDS.number_to_words(_WORDS.ordinal(digits))).replace(",", "")
 
 
 _WHOLE = r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)"

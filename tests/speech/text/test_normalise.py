@@ -57,3 +57,10 @@ def test_once_is_enough(text: str) -> None:
 
 def test_very_long_numbers_are_read_digit_by_digit() -> None:
     assert normalise("1" * 40) == " ".join(["one"] * 40)
+
+
+@pytest.mark.parametrize("text", ["9" * 37 + "th", "9" * 5000 + "th", "$" + "9" * 5000, "$1" + ",000" * 2000 + ".50"])
+def test_a_number_without_a_name_is_still_read(text: str) -> None:
+    spoken = normalise(text)
+    assert not any(char.isdigit() for char in spoken)
+    assert normalise(spoken) == spoken
