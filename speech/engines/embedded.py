@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
@@ -29,7 +30,10 @@ MAX_PHONEMES = 400
 SENTENCE_EDGE_MS = 120
 """Silence kept at both ends of a sentence, of the 0.3 to 0.5 s that the models leave: 240 ms between sentences."""
 
-_LONG_NUMBER = re.compile(r"\d{16,}")
+MAX_SENTENCE_CHARS = 400
+"""A longer sentence is cut before it is read: the reading takes the square of its length."""
+
+_LONG_NUMBER = re.compile(r"\d(?:,?\d){15,}")
 """Longer than any number with a name in daily use (quadrillions): read digit by digit."""
 
 PEAK_CEILING = 0.95
@@ -51,9 +55,12 @@ def phonemes(line: Line, *, british: bool) -> list[str]:
     """The line's text as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput for none."""
     speak = phonemizer(british)
     found: list[str] = []
-    for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0]), line.text)):
-        spoken = speak(sentence)
-        found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
+    text = unicodedata.normalize("NFC", line.text)  # else an accent that is a character of its own is read on its own
+    for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0].replace(",", "")), text)):
+        for piece in clauses(sentence, MAX_SENTENCE_CHARS) if len(sentence) > MAX_SENTENCE_CHARS else [sentence]:
+            line.caller.check()
+            spoken = speak(piece)
+            found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
     found = [each for each in found if any(char.isalpha() for char in each)]
     if not found:
         raise InvalidInput(line.field, "has no word that this engine can speak", "write English words or numbers")
