@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -20,6 +21,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import openapi
@@ -32,6 +34,8 @@ from speech.settings import Settings
 
 SPARE_THREADS = 8
 """Threads beyond the places at the gate: whoever finds no place still needs one to be told so."""
+
+UNFORESEEN = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
 
 
 def create_app(service: Service, settings: Settings) -> FastAPI:
@@ -48,7 +52,6 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
     app.add_api_route("/health", service.health, methods=["GET"], summary="What speaks here, and how busy.")
     app.add_exception_handler(SpeechError, _speech_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(RequestLog)
     return app
 
@@ -87,10 +90,13 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     if int(request.headers.get("content-length") or 0) > max_bytes:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise CallerLeft from None
     return bytes(body)
 
 
@@ -102,7 +108,10 @@ def _json(body: bytes) -> Any:
 
 
 class RequestLog:
-    """Gives each request an id, in its log lines and in the answer's X-Request-Id, and logs how it went."""
+    """Gives each request an id, in its log lines and in the answer's X-Request-Id, and logs how it went.
+
+    What nobody foresaw ends here: the log has the trace, the caller a sentence, and the connection stays usable.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -122,16 +131,21 @@ class RequestLog:
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except Exception:
+                logger.exception("something failed that nobody foresaw")
+                if status:
+                    raise
+                await JSONResponse(UNFORESEEN, 500)(scope, receive, send_with_id)
             finally:
                 took_ms = 1000 * (time.monotonic() - began_s)
-                logger.info("{} {} {} in {:.0f} ms", scope["method"], scope["path"], status, took_ms)
+                logger.info("{} {} {} in {:.0f} ms", scope["method"], quote(scope["path"]), status, took_ms)
 
 
 async def _speech_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SpeechError)
     status, body, headers = to_http(error)
     if status >= 500 and not isinstance(error, CallerLeft):
-        logger.warning("{} {}: {}", request.url.path, status, error.message)
+        logger.warning("{} {}: {}", quote(request.url.path), status, error.message)
     return JSONResponse(body, status, headers)
 
 
@@ -139,9 +153,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = {"detail": error.detail, "code": "not_found" if error.status_code == 404 else "http_error", "field": None}
     return JSONResponse(body, error.status_code, error.headers)
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    """Anything unforeseen: the log has the trace, the caller a sentence."""
-    body = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
-    return JSONResponse(body, 500)
