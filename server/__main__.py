@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -19,6 +20,10 @@ _LOG_FORMAT = "{time:HH:mm:ss} {level: <7} {extra[request_id]} {message}"
 
 
 def main() -> None:
+    # For Ctrl-C while the engine loads. Later uvicorn lets requests finish, then raises the signal again: that ends it
+    # without a word, and not with a trace.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: sys.exit(0))
     try:
         settings = Settings.from_env()
         logger.configure(extra={"request_id": "-"})
@@ -33,11 +38,9 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         log_level="warning",
+        use_colors=False,  # else it asks stdout, which may be closed
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
-    # uvicorn lets requests finish, then raises the signal again: that ends it without a word, and not with a trace
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda *_: sys.exit(0))
     try:
         Announcing(config, service).run()
     finally:
@@ -56,15 +59,23 @@ class Announcing(uvicorn.Server):
         if not self.servers:
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         engine = self._service.engine
         voices = [f"speaker {number} is {engine.voice_of(Line('', speaker=number))}" for number in (0, 1)]
-        print(
-            f"Duologue listens on http://{host}:{port} and speaks with {engine.info.model} on {engine.info.device}"
+        _tell(
+            f"Duologue listens on {url} and speaks with {engine.info.model} on {engine.info.device}"
             f"{', '.join(['', *voices]) if engine.info.voices else ''}. Try:\n"
-            f"  curl -s http://{host}:{port}/speak -H 'Content-Type: application/json' "
-            """-d '{"text": "Hello. Nice to meet you."}' -o hello.wav""",
-            flush=True,
+            f"  curl -s {url}/speak -H 'Content-Type: application/json' "
+            """-d '{"text": "Hello. Nice to meet you."}' -o hello.wav"""
         )
+
+
+def _tell(words: str) -> None:
+    """Print `words`; a server whose output nobody takes serves all the same."""
+    try:
+        print(words, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
 
 
 if __name__ == "__main__":
