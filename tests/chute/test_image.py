@@ -78,9 +78,9 @@ def test_each_file_is_added_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_installed_is_pinned() -> None:
     assert "pip install --no-cache-dir -r /app/requirements/gpu.txt" in str(image_of(MINE, "1-a"))
-    for name in ("gpu.txt", "csm.txt", "serve.txt"):
+    for name in ("gpu.txt", "csm.txt", "serve.txt", "lock.txt"):
         for line in (ROOT / "requirements" / name).read_text().splitlines():
-            assert re.fullmatch(r"(#.*|-r (serve|csm)\.txt|[\w.-]+==[\w.]+)?", line), f"{name}: {line}"
+            assert re.fullmatch(r"(#.*|-r (serve|csm)\.txt|-c lock\.txt|[\w.-]+==[\w.]+)?", line), f"{name}: {line}"
 
 
 def test_torchaudio_is_built_for_the_torch_beside_it() -> None:
