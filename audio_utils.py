@@ -217,9 +217,11 @@ class Encoder:
 
 
 def padding_ms(response_format: Format, sample_rate_hz: int) -> float:
-    """By how much a whole clip may sound longer once encoded, at the most. Only ADTS cannot tell a player to leave
-    out its encoder's delay (one frame of 1024 samples) and the rest of its last frame."""
-    return 1000 * 2047 / sample_rate_hz if response_format == "aac" else 0.0
+    """By how much a whole clip may sound longer once encoded, or be called longer, at the most. Only ADTS cannot tell
+    a player to leave out its encoder's delay (one frame of 1024 samples) and the rest of its last frame; of Opus,
+    players that look but do not listen (ffprobe) count the 312 samples at 48 kHz that are left out."""
+    padding = {"aac": 1000 * 2047 / sample_rate_hz, "opus": 1000 * 312 / 48_000}
+    return padding.get(response_format, 0.0)
 
 
 def encode(audio: Audio, response_format: Format) -> bytes:

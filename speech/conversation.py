@@ -41,7 +41,8 @@ def speak_parts(service: Service, parts: list[Part], line: Line) -> Take:
     """Say `parts` one after the other, drawn and limited in all as `line` says, each after everything before it.
 
     The time allowed, less the pauses, is divided by the work that is left: a long turn is not starved by short ones,
-    and what a turn leaves over goes to those after it. Raises InvalidInput where the pauses leave no time to speak.
+    what a turn leaves over goes to those after it, and none gets less than MIN_TURN_MS. Raises InvalidInput
+    where the pauses leave no time to speak.
     """
     pauses_ms = sum(part.pause_ms for part in parts[:-1])
     left_ms = float(line.max_duration_ms - pauses_ms)
@@ -55,7 +56,8 @@ def speak_parts(service: Service, parts: list[Part], line: Line) -> Take:
     voices: dict[str, None] = {}
     for index, part in enumerate(parts):
         work_ms = [expected_ms(later.text) for later in parts[index:]]
-        allowed_ms = int(left_ms * work_ms[0] / sum(work_ms))
+        share_ms = left_ms * work_ms[0] / sum(work_ms)
+        allowed_ms = int(min(max(share_ms, MIN_TURN_MS), left_ms - MIN_TURN_MS * (len(work_ms) - 1)))
         said = replace(line, text=part.text, field=f"turns[{index}].text", speaker=part.speaker)
         take = service.take(replace(said, context=context, max_duration_ms=allowed_ms))
         audio = trim_silence(take.audio, keep_ms=EDGE_MS, threshold_db=EDGE_DB)

@@ -33,7 +33,7 @@ ROBUST_TEXT_CHARS = 1000
 def speak(service: Service, request: schemas.SpeakRequest, caller: Caller) -> Reply:
     """Say a text after what was said before."""
     with service.place(caller) as place:
-        line = _line(service, request, caller, context=service.heard(request.context))
+        line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             take = service.take(line)
     return _audio(service, request, line, take)
@@ -43,7 +43,7 @@ def conversation(service: Service, request: schemas.ConversationRequest, caller:
     """Say several turns as one recording, each hearing those before it."""
     parts = [Part(turn.text, turn.speaker, turn.pause_ms) for turn in request.turns]
     with service.place(caller) as place:
-        context = service.heard(request.context)
+        context = service.heard(request.context, caller)
         total_ms = request.max_total_duration_ms
         line = service.line(request, caller, text="", speaker=0, max_duration_ms=total_ms, context=context)
         with place.turn():
@@ -83,26 +83,28 @@ def batch_speak(service: Service, request: schemas.BatchSpeakRequest, caller: Ca
         with place.turn():
             takes = service.takes(lines)
     clips = [b64encode(encode(take.audio, request.response_format)).decode() for take in takes]
-    return Reply(json.dumps(clips).encode(), "application/json", {"X-Seed": str(first.seed)})
+    told = {"X-Seed": str(first.seed), "X-Truncated": str(any(take.truncated for take in takes)).lower()}
+    return Reply(json.dumps(clips).encode(), "application/json", told)
 
 
 def contextual_speak(service: Service, request: schemas.ContextualSpeakRequest, caller: Caller) -> Reply:
     """Say a text in a session that remembers its last segments; each session its own."""
     session_id = request.session_id or uuid.uuid4().hex
     with service.place(caller) as place:
-        before = service.heard(request.context) or service.sessions.recall(session_id)
-        line = _line(service, request, caller, context=before)
-        with place.turn():
+        given = service.heard(request.context, caller)
+        with place.turn():  # only now: whoever spoke in this session just before is heard too
+            before = given or service.sessions.recall(session_id)
+            line = _line(service, request, caller, context=before)
             take = service.take(line)
-    said = Segment(request.text, request.speaker, take.audio, *take.voices)
-    service.sessions.remember(session_id, (*before, said))
+            said = Segment(request.text, request.speaker, take.audio, *take.voices)
+            service.sessions.remember(session_id, (*before, said))
     return _audio(service, request, line, take, {"X-Session-Id": session_id})
 
 
 def quality_speak(service: Service, request: schemas.SpeakRequest, caller: Caller) -> Reply:
     """Say a text, check how it came out, and try again where it did not pass."""
     with service.place(caller) as place:
-        line = _line(service, request, caller, context=service.heard(request.context))
+        line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             line, take, told = _checked(service, line, QUALITY_ATTEMPTS)
     return _audio(service, request, line, take, told)
@@ -142,7 +144,7 @@ def robust_speak(service: Service, request: schemas.SpeakRequest, caller: Caller
             f"send at most {ROBUST_TEXT_CHARS}, or several requests",
         )
     with service.place(caller) as place:
-        line = _line(service, request, caller, context=service.heard(request.context))
+        line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             line, take, told = _checked(service, replace(line, text=text), attempts=1)
     return _audio(service, request, line, take, told)
@@ -167,7 +169,8 @@ def _checked(service: Service, line: Line, attempts: int) -> tuple[Line, Take, d
         attempts = 1  # every try would give the same take
     for attempt in range(1, attempts + 1):
         take = service.take(line)
-        found = checks.failures(take.audio)
+        # What the caller's limit cut is not too short.
+        found = checks.failures(take.audio, 0 if take.truncated else checks.MIN_DURATION_MS)
         if not found:
             return line, take, {"X-Quality-Attempts": str(attempt), "X-Quality-Checks": "; ".join(checks.CHECKS)}
         line = replace(line, seed=line.seed + 1)

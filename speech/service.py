@@ -138,12 +138,15 @@ class Service:
             caller=caller,
         )
 
-    def heard(self, context: list[schemas.ContextSegment]) -> tuple[Segment, ...]:
-        """The caller's context as segments. Raises InvalidInput that names the segment at fault."""
-        return tuple(
-            Segment(said.text, said.speaker, self.recording(said.audio_b64, f"context[{index}].audio_b64"))
-            for index, said in enumerate(context)
-        )
+    def heard(self, context: list[schemas.ContextSegment], caller: Caller) -> tuple[Segment, ...]:
+        """The caller's context as segments. Raises InvalidInput that names the segment at fault, or CallerLeft."""
+        segments = []
+        for index, said in enumerate(context):
+            caller.check()
+            segments.append(
+                Segment(said.text, said.speaker, self.recording(said.audio_b64, f"context[{index}].audio_b64"))
+            )
+        return tuple(segments)
 
     def recording(self, audio_b64: str, field: str) -> Audio:
         """A caller's recording at the engine's rate. Raises InvalidInput naming `field`."""

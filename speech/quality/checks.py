@@ -15,7 +15,7 @@ CHECKS = ("not silent", f"peak not above {MAX_PEAK}", f"at least {MIN_DURATION_M
 """What `failures` looks at, in words."""
 
 
-def failures(audio: Audio) -> list[str]:
+def failures(audio: Audio, min_ms: float = MIN_DURATION_MS) -> list[str]:
     """What is wrong with this take, in words; empty where nothing is."""
     found = []
     peak = np.max(np.abs(audio.samples), initial=np.float32(0))
@@ -23,6 +23,6 @@ def failures(audio: Audio) -> list[str]:
         found.append(f"silent (peak {peak:.4f}, at least {SILENT_PEAK} wanted)")
     if peak > np.float32(MAX_PEAK):
         found.append(f"clipping (peak {peak:.3f}, at most {MAX_PEAK} wanted)")
-    if audio.duration_ms < MIN_DURATION_MS:
-        found.append(f"too short ({audio.duration_ms:.0f} ms, at least {MIN_DURATION_MS} ms wanted)")
+    if audio.duration_ms < min_ms:
+        found.append(f"too short ({audio.duration_ms:.0f} ms, at least {min_ms} ms wanted)")
     return found

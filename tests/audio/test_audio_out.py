@@ -6,12 +6,13 @@ import io
 import wave
 from typing import get_args
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 import schemas
-from audio_utils import MEDIA_TYPES, Audio, Encoder, Format, decode, encode
+from audio_utils import MEDIA_TYPES, Audio, Encoder, Format, decode, encode, padding_ms
 from speech.errors import EngineFailed
 from tests.audio import sounds
 
@@ -41,14 +42,21 @@ def test_every_format_gives_back_its_sound(response_format: Format, rate_hz: int
     whole = decode(encode(said, response_format), field="whole")
     pieces = decode(streamed(said, response_format, 480), field="streamed")
     # Frames of 1024 (aac) and 576 or 1152 samples (mp3), one before the sound and up to two after it.
-    padding_ms = (
+    added_ms = (
         {"aac": 3 * 1024, "mp3": 3 * 576 if rate_hz < 32_000 else 3 * 1152}.get(response_format, 0) / rate_hz * 1000
     )
-    for heard, off_ms in ((whole, 0 if response_format == "mp3" else padding_ms), (pieces, padding_ms)):
+    for heard, off_ms in ((whole, 0 if response_format == "mp3" else added_ms), (pieces, added_ms)):
         assert heard.sample_rate_hz == (48_000 if response_format == "opus" else rate_hz)
         assert -0.1 <= heard.duration_ms - said.duration_ms <= off_ms + 0.1
         assert sounds.likeness(heard, said) > 0.98
         assert sounds.level(heard) == pytest.approx(sounds.level(said), rel=0.1)
+
+
+@pytest.mark.parametrize("response_format", ["wav", "flac", "mp3", "opus"])
+def test_no_header_tells_more_than_the_sound_and_its_padding(response_format: Format) -> None:
+    with av.open(io.BytesIO(encode(VOICE, response_format))) as file:
+        assert file.duration is not None
+        assert file.duration / 1000 <= VOICE.duration_ms + padding_ms(response_format, VOICE.sample_rate_hz) + 0.01
 
 
 @pytest.mark.parametrize("response_format", ["wav", "flac"])

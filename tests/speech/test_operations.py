@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from audio_utils import Audio
 from speech.caller import Caller
 from speech.engines.base import EngineInfo, Line
-from speech.errors import EngineFailed, OutOfMemory, QualityRejected, to_http
+from speech.errors import CallerLeft, EngineFailed, OutOfMemory, QualityRejected, to_http
 from speech.operations import OPERATIONS
 from speech.reply import Reply
 from speech.service import Service
@@ -189,3 +192,72 @@ def test_a_batch_is_asked_for_before_its_first_text_is_heard() -> None:
     service.start()
     OPERATIONS["batch_speak"](service, {"texts": ["One.", "Two.", "Three.", "Four."]}, Caller())
     assert heard_when == [4, 4, 4, 4]
+
+
+def test_two_who_speak_in_one_session_at_once_hear_each_other() -> None:
+    """The second waits for its turn while the first still speaks."""
+    speaking, go_on = threading.Event(), threading.Event()
+
+    class Slow(Scripted):
+        def _chunks(self, entry: Audio | Exception) -> Generator[Audio]:
+            speaking.set()
+            assert go_on.wait(10)
+            yield from super()._chunks(entry)
+
+    engine = Slow([GOOD] * 3)
+    service = Service(engine, Settings())
+    service.start()
+
+    def say(text: str) -> None:
+        OPERATIONS["contextual_speak"](service, {"text": text, "session_id": "s"}, Caller())
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(say, "First.")
+        assert speaking.wait(10)
+        second = pool.submit(say, "Second.")
+        while service.gate.waiting == 0:
+            time.sleep(0.01)
+        go_on.set()
+        first.result(10), second.result(10)
+    say("Third.")
+    heard = [[segment.text for segment in line.context] for line in engine.said]
+    assert heard == [[], ["First."], ["First.", "Second."]]
+
+
+def test_a_batch_tells_that_one_of_its_clips_was_cut() -> None:
+    texts = {"texts": ["One.", "Two."], "max_duration_per_text_ms": 1000}
+
+    def truncated(*clips: Audio) -> str:
+        service = Service(Scripted(list(clips)), Settings())
+        service.start()
+        return OPERATIONS["batch_speak"](service, texts, Caller()).headers["X-Truncated"]
+
+    assert truncated(GOOD, GOOD) == "false"
+    assert truncated(GOOD, sound(0.5, ms=1200)) == "true"
+
+
+def test_a_long_turn_leaves_a_short_one_time_to_be_said() -> None:
+    engine = Scripted([sound(0.5, ms=90_000)] * 3)
+    service = Service(engine, Settings())
+    service.start()
+    turns = [{"speaker": 0, "text": text, "pause_ms": 0} for text in ("Yes.", "word " * 2000, "No.")]
+    OPERATIONS["conversation"](service, {"turns": turns, "max_total_duration_ms": 5000}, Caller())
+    allowed_ms = [line.max_duration_ms for line in engine.said]
+    assert min(allowed_ms) >= 500
+    assert sum(allowed_ms) <= 5000
+
+
+def test_recordings_of_a_caller_who_left_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(Scripted([GOOD]), Settings())
+    service.start()
+    monkeypatch.setattr(service, "recording", lambda *_: pytest.fail("decoded for nobody"))
+    caller = Caller()
+    caller.leave()
+    with pytest.raises(CallerLeft):
+        OPERATIONS["speak"](service, {"text": "Hi.", "context": [{"text": "x", "audio_b64": "AAAA"}]}, caller)
+
+
+@pytest.mark.parametrize("response_format", ["wav", "opus", "aac"])
+def test_what_the_limit_cut_is_not_too_short(response_format: str) -> None:
+    reply = on(Scripted([GOOD]))("robust_speak", max_duration_ms=500, response_format=response_format)
+    assert reply.headers["X-Truncated"] == "true"
