@@ -35,6 +35,10 @@ from speech.settings import Settings
 SPARE_THREADS = 8
 """Threads beyond the places at the gate: whoever finds no place still needs one to be told so."""
 
+MAX_JSON_MARKS = 1_000_000
+"""Commas and opening brackets in a body. The texts of the longest request hold fewer characters than that, and base64
+has none; 60 MB of nothing else would be parsed for seconds, with everybody waiting, into gigabytes."""
+
 UNFORESEEN = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
 
 
@@ -101,6 +105,8 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 
 def _json(body: bytes) -> Any:
+    if len(body) > MAX_JSON_MARKS and sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_MARKS:
+        raise InvalidInput("body", "holds more values than any request does", "send the fields of one request")
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

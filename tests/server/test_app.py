@@ -18,7 +18,7 @@ from tests.speech.test_operations import GOOD, Scripted
 
 @pytest.fixture
 def service() -> Service:
-    service = Service(Scripted([GOOD] * 3), Settings())
+    service = Service(Scripted([GOOD] * 50), Settings())
     service.start()
     return service
 
@@ -73,3 +73,15 @@ def test_a_caller_who_hangs_up_while_sending_is_no_failure(service: Service, log
     asyncio.run(create_app(service, Settings())(scope, receive, send))
     assert not any("Traceback" in line for line in log)
     assert any(" 499 in " in line for line in log)
+
+
+def test_a_body_of_millions_of_values_is_refused_before_it_is_parsed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http = TestClient(create_app(service, Settings()))
+    longest = {"turns": [{"speaker": 0, "text": "a" + "," * 9999, "pause_ms": 0}] * 50}
+    assert http.post("/conversation", json=longest).status_code != 400
+    with monkeypatch.context() as patched:
+        patched.setattr("json.loads", lambda _: pytest.fail("parsed"))
+        answer = http.post("/speak", content=b"[" + b"[]," * 1_000_000 + b"[]]")
+    assert (answer.status_code, answer.json()["field"]) == (400, "body")
