@@ -24,7 +24,7 @@ from speech.operations import OPERATIONS
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-c5587b85e853"
+RELEASE = "0.1.0-8243b77ceacd"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

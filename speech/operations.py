@@ -97,7 +97,7 @@ def contextual_speak(service: Service, request: schemas.ContextualSpeakRequest, 
             line = _line(service, request, caller, context=before)
             take = service.take(line)
             said = Segment(request.text, request.speaker, take.audio, *take.voices)
-            service.sessions.remember(session_id, (*before, said))
+            service.sessions.remember(session_id, *given, said, anew=bool(given))
     return _audio(service, request, line, take, {"X-Session-Id": session_id})
 
 

@@ -51,12 +51,16 @@ class Sessions:
             session = self._sessions.get(session_id)
             return session.segments if session else ()
 
-    def remember(self, session_id: str, segments: tuple[Segment, ...]) -> None:
-        """Let `segments` be what was said in this session; only the last five are kept."""
+    def remember(self, session_id: str, *said: Segment, anew: bool = False) -> None:
+        """Add `said` to what this session remembers, or let it be all where it begins `anew`; the last five stay.
+
+        One step, so that two who speak in one session at once both stay in it.
+        """
         with self._lock:
             self._expire()
-            self._drop(session_id)
-            session = _Session(segments[-KEPT_SEGMENTS:], self._now())
+            session = self._drop(session_id)
+            before = session.segments if session and not anew else ()
+            session = _Session((*before, *said)[-KEPT_SEGMENTS:], self._now())
             self._sessions[session_id] = session
             self._nbytes += session.nbytes
             while len(self._sessions) > self._capacity or self._nbytes > self._max_bytes:
@@ -70,7 +74,8 @@ class Sessions:
                 return
             self._drop(session_id)
 
-    def _drop(self, session_id: str) -> None:
+    def _drop(self, session_id: str) -> _Session | None:
         session = self._sessions.pop(session_id, None)
         if session:
             self._nbytes -= session.nbytes
+        return session

@@ -27,24 +27,24 @@ def texts(sessions: Sessions, session_id: str) -> list[str]:
 def test_keeps_the_last_five() -> None:
     sessions = Sessions(capacity=10, max_bytes=10_000, ttl_s=60)
     for count in range(8):
-        sessions.remember("a", (*sessions.recall("a"), said(str(count))))
+        sessions.remember("a", said(str(count)))
     assert KEPT_SEGMENTS == 5
     assert texts(sessions, "a") == ["3", "4", "5", "6", "7"]
 
 
 def test_sessions_do_not_hear_each_other() -> None:
     sessions = Sessions(capacity=10, max_bytes=10_000, ttl_s=60)
-    sessions.remember("a", (said("mine"),))
-    sessions.remember("b", (said("yours"),))
+    sessions.remember("a", said("mine"))
+    sessions.remember("b", said("yours"))
     assert (texts(sessions, "a"), texts(sessions, "b"), texts(sessions, "c")) == (["mine"], ["yours"], [])
 
 
 def test_forgets_what_is_not_used() -> None:
     clock = Clock()
     sessions = Sessions(capacity=10, max_bytes=10_000, ttl_s=60, now=clock)
-    sessions.remember("a", (said("old"),))
+    sessions.remember("a", said("old"))
     clock.now_s = 40
-    sessions.remember("b", (said("new"),))
+    sessions.remember("b", said("new"))
     clock.now_s = 61
     assert (texts(sessions, "a"), texts(sessions, "b")) == ([], ["new"])
     assert len(sessions) == 1
@@ -53,14 +53,26 @@ def test_forgets_what_is_not_used() -> None:
 def test_the_longest_unused_goes_first() -> None:
     sessions = Sessions(capacity=2, max_bytes=10_000, ttl_s=60)
     for name in ("a", "b", "a", "c"):
-        sessions.remember(name, (said(name),))
+        sessions.remember(name, said(name))
     assert [texts(sessions, name) for name in "abc"] == [["a"], [], ["c"]]
 
 
 def test_bounded_in_bytes() -> None:
     sessions = Sessions(capacity=100, max_bytes=1000, ttl_s=60)
     for count in range(50):
-        sessions.remember(str(count), (said("x", samples=100),))
+        sessions.remember(str(count), said("x", samples=100))
     assert len(sessions) == 2
-    sessions.remember("large", (said("x", samples=1000),))
+    sessions.remember("large", said("x", samples=1000))
     assert texts(sessions, "large") == []
+
+
+def test_two_at_once_both_stay_and_anew_forgets() -> None:
+    sessions = Sessions(capacity=10, max_bytes=10_000, ttl_s=60)
+    sessions.remember("a", said("first"))
+    assert texts(sessions, "a") == ["first"], "both have recalled this before either is done"
+    sessions.remember("a", said("one"))
+    sessions.remember("a", said("other"))
+    assert texts(sessions, "a") == ["first", "one", "other"]
+    sessions.remember("a", said("given"), said("new"), anew=True)
+    assert texts(sessions, "a") == ["given", "new"]
+    assert sessions._nbytes == 2 * 40
