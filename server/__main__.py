@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 
 import uvicorn
@@ -29,22 +30,36 @@ def main() -> None:
         logger.configure(extra={"request_id": "-"})
         logger.remove()
         logger.add(sys.stderr, level=settings.log_level, format=_LOG_FORMAT, backtrace=False, diagnose=False)
+        address = _bind(settings)  # a port that is taken is told before minutes of loading, not after
         service = Service(choose(settings), settings)
         service.start()
     except StartupError as error:
         sys.exit(f"duologue cannot start: {error}")
     config = uvicorn.Config(
         create_app(service, settings),
-        host=settings.host,
-        port=settings.port,
         log_level="warning",
         use_colors=False,  # else it asks stdout, which may be closed
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
     try:
-        Announcing(config, service).run()
+        Announcing(config, service).run(sockets=[address])
     finally:
         service.close()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """A socket at the address of `settings`, not listening yet. Raises StartupError where it cannot be had."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen at DUOLOGUE_HOST={settings.host}, DUOLOGUE_PORT={settings.port} "
+            f"({(error.strerror or str(error)).lower()}); choose another, as in `make serve PORT=8001`"
+        ) from None
+    return bound
 
 
 class Announcing(uvicorn.Server):

@@ -79,7 +79,9 @@ def test_a_port_that_is_taken_is_told_in_a_line(tmp_path: Path) -> None:
     ):
         assert process.wait(30) == 1
     log = (tmp_path / "log").read_text()
+    assert log.startswith("duologue cannot start: cannot listen at DUOLOGUE_HOST=127.0.0.1, DUOLOGUE_PORT=")
     assert "address already in use" in log and "Traceback" not in log
+    assert len(log.splitlines()) == 1, "nothing was loaded for it"
 
 
 def test_ctrl_c_while_loading_leaves_no_trace(tmp_path: Path) -> None:
