@@ -91,7 +91,7 @@ HELLO = {"text": "Hello there.", "seed": 3}
     ],
 )
 def test_an_answer_is_the_same(faces: Faces, path: str, body: dict[str, Any]) -> None:
-    faces.service.sessions.remember("somebody", ())
+    faces.service.sessions.remember("somebody", anew=True)
     assert faces.ask(path, body).status_code == 200
 
 
