@@ -30,22 +30,7 @@ STOCK_TEXTS = (
 """Two to four seconds each; the stock voices are learnt from these."""
 
 TEXTS = (
-    "Good morning, how did you sleep last night?",
-    "I think we should go there before it gets dark.",
-    "That sounds wonderful, thank you very much.",
-    "The second answer is usually the right one.",
-    "My brother works at the hospital in town.",
-    "Well, it depends on what you mean by cheap.",
-    "Let me check the calendar for next week.",
-    "Nothing has changed since we last spoke.",
-    "Are you sure that this is the right address?",
-    "He bought a pair of shoes and a green hat.",
-    "Yes, of course, I would be happy to help you.",
-    "The meeting has been moved to Friday afternoon.",
-    "We could try again with a smaller group.",
-    "Please turn the volume down a little bit.",
-    "It took them almost an hour to find the keys.",
-    "What a beautiful view from up here, isn't it?",
+    *STOCK_TEXTS,
     "The train to Bristol leaves from platform nine at half past four.",
     "I never thought the garden would look this green in October.",
     "Please leave the parcel with my neighbour if nobody answers the door.",
