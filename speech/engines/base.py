@@ -36,7 +36,9 @@ class Line:
     text: up to `EngineInfo.max_text_chars` characters. field: the input it came from, named where it will not do.
     speaker: 0 or 1. context: what was said before, oldest first. max_duration_ms: the audio is cut there at the
     latest. seed: the same seed gives the same audio, whoever else is being served. temperature: 0 takes the likeliest
-    code each time. top_k: codes drawn from at each step. caller: stop as soon as it has gone.
+    code each time. top_k: codes drawn from at each step. voice: one of the engine's own voices; None leaves it to
+    speaker and context. speed: 2 is twice as fast; other than 1 only where `EngineInfo.speed` allows it. eager: hand
+    over the first sound as soon as can be, even within a sentence. caller: stop as soon as it has gone.
     """
 
     text: str
@@ -47,6 +49,9 @@ class Line:
     seed: int = 0
     temperature: float = 0.9
     top_k: int = 50
+    voice: str | None = None
+    speed: float = 1.0
+    eager: bool = False
     caller: Caller = dataclasses.field(default_factory=Caller)
 
 
@@ -58,7 +63,8 @@ class EngineInfo:
     speaker's voice from them, approximately; "none": nothing, so a request with context is refused.
     takes: whether another seed gives another take of the same line. sampling: whether temperature and top_k change
     anything. grain: what it can hand over before the rest is made. parallel: lines it speaks at the same time.
-    notes: plain sentences on what to expect, shown to callers in /health.
+    speed: the least and the greatest pace that it can take by itself. line_chars: a text longer than this is better
+    said in several lines. notes: plain sentences on what to expect, shown to callers in /health.
     """
 
     name: str
@@ -72,6 +78,8 @@ class EngineInfo:
     grain: Literal["frame", "sentence"]
     parallel: int
     max_text_chars: int = 10_000
+    speed: tuple[float, float] = (1.0, 1.0)
+    line_chars: int = 400
     notes: tuple[str, ...] = ()
 
 

@@ -27,6 +27,7 @@ class HibariEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
+            speed=embedded.SPEED,
             notes=(
                 "English only.",
                 "One voice: speaker 0 and speaker 1 sound the same.",
@@ -52,7 +53,8 @@ class HibariEngine:
         noise = np.random.default_rng(line.seed)
         for phoneme_string in spoken:
             line.caller.check()
-            yield embedded.chunk(self._model.from_ids(embedded.token_ids(phoneme_string), rng=noise))
+            ids = embedded.token_ids(phoneme_string)
+            yield embedded.chunk(self._model.from_ids(ids, speed=line.speed, rng=noise))
 
     def trim(self) -> None:
         """Nothing is kept between lines."""

@@ -59,6 +59,7 @@ class KokoroEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
+            speed=embedded.SPEED,
             notes=(
                 "English only.",
                 "A recording in context decides its speaker's voice by approximate match; its words change nothing.",
@@ -98,7 +99,7 @@ class KokoroEngine:
         inputs = {
             "tokens": np.asarray([tokens], dtype=np.int64),
             "style": voice.style[None, len(tokens) - 3],  # row n - 1 for n tokens, without the two paddings
-            "speed": np.ones(1, dtype=np.float32),
+            "speed": np.full(1, line.speed, dtype=np.float32),
         }
         with line.caller.when_gone(lambda: setattr(options, "terminate", True)):
             try:
@@ -109,7 +110,9 @@ class KokoroEngine:
                 raise
 
     def _voice(self, line: Line) -> KokoroVoice:
-        """Who says `line`: as this speaker sounded before, else the stock voice of that number."""
+        """Who says `line`: the voice it names, else as this speaker sounded before, else the stock one of that number."""
+        if line.voice:
+            return self._stock[line.voice]
         said = [segment for segment in line.context if segment.speaker == line.speaker]
         if not said:
             return self._stock[embedded.SPEAKERS[line.speaker]]
