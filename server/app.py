@@ -18,15 +18,15 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import openapi
+from server.errors import error_response
 from speech.caller import Caller
-from speech.errors import BodyTooLarge, CallerLeft, InvalidInput, NotReady, SpeechError, to_http
+from speech.errors import BodyTooLarge, CallerLeft, InvalidInput, NotReady, SpeechError
 from speech.operations import OPERATIONS, Operation
 from speech.release import VERSION
 from speech.service import Service
@@ -38,8 +38,6 @@ SPARE_THREADS = 8
 MAX_JSON_MARKS = 1_000_000
 """Commas and opening brackets in a body. The texts of the longest request hold fewer characters than that, and base64
 has none; 60 MB of nothing else would be parsed for seconds, with everybody waiting, into gigabytes."""
-
-UNFORESEEN = {"detail": "something failed on the server; its log says what", "code": "internal", "field": None}
 
 
 def create_app(service: Service, settings: Settings) -> FastAPI:
@@ -54,8 +52,8 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
             **openapi.describe(operation),
         )
     app.add_api_route("/health", service.health, methods=["GET"], summary="What speaks here, and how busy.")
-    app.add_exception_handler(SpeechError, _speech_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(SpeechError, _error)
+    app.add_exception_handler(HTTPException, _error)
     app.add_middleware(RequestLog)
     return app
 
@@ -137,25 +135,18 @@ class RequestLog:
         with logger.contextualize(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
-            except Exception:
+            except Exception as error:
                 logger.exception("something failed that nobody foresaw")
                 if status:
                     raise
-                await JSONResponse(UNFORESEEN, 500)(scope, receive, send_with_id)
+                await error_response(scope["path"], error)(scope, receive, send_with_id)
             finally:
                 took_ms = 1000 * (time.monotonic() - began_s)
                 logger.info("{} {} {} in {:.0f} ms", scope["method"], quote(scope["path"]), status, took_ms)
 
 
-async def _speech_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, SpeechError)
-    status, body, headers = to_http(error)
-    if status >= 500 and not isinstance(error, CallerLeft):
-        logger.warning("{} {}: {}", quote(request.url.path), status, error.message)
-    return JSONResponse(body, status, headers)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    body = {"detail": error.detail, "code": "not_found" if error.status_code == 404 else "http_error", "field": None}
-    return JSONResponse(body, error.status_code, error.headers)
+async def _error(request: Request, error: Exception) -> Response:
+    response = error_response(request.url.path, error)
+    if isinstance(error, SpeechError) and response.status_code >= 500:
+        logger.warning("{} {}: {}", quote(request.url.path), response.status_code, error.message)
+    return response

@@ -21,10 +21,13 @@ _ERROR_SCHEMA = {
 
 def describe(operation: Operation) -> dict[str, Any]:
     """Keywords for the route that serves `operation`."""
+    codes: dict[int, list[str]] = {}
+    for status, code in STATUS.values():
+        codes.setdefault(status, []).append(code)
+    codes.pop(499)  # nobody is left to see it
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": code, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
-        for status, code in STATUS.values()
-        if status != 499
+        status: {"description": ", ".join(names), "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
+        for status, names in codes.items()
     }
     responses[200] = {"description": "The answer.", "content": _answer(operation)}
     schema = operation.request.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -2,8 +2,11 @@
 
     SpeechError
     ├── InvalidInput       400  the caller's mistake: names the field and what would be right
+    ├── Unauthorised       401  no API key, or none that holds; the self-hosted server only
+    ├── BodyTooSlow        408  the body did not arrive in time
     ├── BodyTooLarge       413  more bytes than the server reads; a platform's own limit on Chutes
     ├── Busy               429  more callers than places; says when to come back
+    ├── RateLimited        429  more requests than this caller may send; says when to come back
     ├── CallerLeft         499  nobody is listening any more; never seen by a caller
     ├── QualityRejected    500  every take failed its checks; says which and how often
     ├── EngineFailed       500  the engine broke on this request; the next one may pass
@@ -46,12 +49,24 @@ class InvalidInput(SpeechError):
         super().__init__(f"{field}: {problem}; {cure}", field=field)
 
 
+class Unauthorised(SpeechError):
+    """No API key came along, or one that does not hold."""
+
+
+class BodyTooSlow(SpeechError):
+    """The body did not arrive in the time it may take."""
+
+
 class BodyTooLarge(SpeechError):
     """The body has more bytes than the server reads."""
 
 
 class Busy(SpeechError):
     """All places are taken, or the wait for one took longer than allowed."""
+
+
+class RateLimited(SpeechError):
+    """This caller has used up what it may ask for."""
 
 
 class CallerLeft(SpeechError):
@@ -79,8 +94,11 @@ class NotReady(SpeechError):
 
 STATUS: dict[type[SpeechError], tuple[int, str]] = {
     InvalidInput: (400, "invalid_input"),
+    Unauthorised: (401, "unauthorised"),
+    BodyTooSlow: (408, "body_too_slow"),
     BodyTooLarge: (413, "body_too_large"),
     Busy: (429, "busy"),
+    RateLimited: (429, "rate_limited"),
     CallerLeft: (499, "caller_left"),
     QualityRejected: (500, "quality_rejected"),
     EngineFailed: (500, "engine_failed"),
