@@ -43,6 +43,14 @@ AudioB64 = Annotated[
         description="Base64 (a data URL is fine) of WAV, FLAC, OGG, MP3, M4A or WebM, 0.5 to 60 s.",
     ),
 ]
+VoiceName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="A voice by name, as GET /v1/audio/voices lists them; it stands in for the speaker's own.",
+    ),
+]
 SessionId = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="A name the caller chooses; none starts a fresh session."),
@@ -63,6 +71,7 @@ class Sampling(Model):
         0.9, ge=0, le=2, allow_inf_nan=False, description="0 takes the likeliest code each time; higher varies more."
     )
     top_k: int = Field(50, ge=1, le=2048, description="How many of the likeliest codes are drawn from.")
+    speed: float = Field(1, ge=0.25, le=4, allow_inf_nan=False, description="The pace: 2 is twice as fast.")
     response_format: ResponseFormat = Field("wav", description="pcm is 16-bit, mono, little-endian, headerless.")
 
 
@@ -86,6 +95,7 @@ class PlainSpeakRequest(Sampling):
 
     text: Text
     speaker: Speaker = 1
+    voice: VoiceName | None = None
     max_duration_ms: MaxDurationMs = 10_000
 
 
@@ -101,11 +111,20 @@ class ContextualSpeakRequest(SpeakRequest):
     session_id: SessionId | None = None
 
 
+class StreamSpeakRequest(ContextualSpeakRequest):
+    """Say `text` as it is made; with a session_id, in that session."""
+
+    stream_format: Literal["sse", "audio"] = Field(
+        "sse", description="sse: events with base64; audio: the bytes themselves, which a Chutes gateway cannot pass."
+    )
+
+
 class Turn(Model):
     """One turn of a conversation."""
 
     speaker: Speaker
     text: Text
+    voice: VoiceName | None = None
     pause_ms: Annotated[int, Field(ge=0, le=2000)] = Field(500, description="Silence after this turn.")
 
 
@@ -131,6 +150,7 @@ class BatchSpeakRequest(Sampling):
 
     texts: list[Text] = Field(min_length=1, max_length=MAX_BATCH)
     speaker: Speaker = 1
+    voice: VoiceName | None = None
     max_duration_per_text_ms: int = Field(10_000, ge=1_000, le=20_000)
 
 

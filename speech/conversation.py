@@ -24,12 +24,13 @@ EDGE_DB = -40.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One turn: what is said by whom, and the silence after it, in milliseconds."""
+class Turn:
+    """One turn: what is said by whom, and the silence after it, in milliseconds. voice: by name, or the speaker's."""
 
     text: str
     speaker: int
     pause_ms: int
+    voice: str | None = None
 
 
 def expected_ms(text: str) -> float:
@@ -37,35 +38,38 @@ def expected_ms(text: str) -> float:
     return MS_PER_TURN + MS_PER_CHAR * len(text)
 
 
-def speak_parts(service: Service, parts: list[Part], line: Line) -> Take:
-    """Say `parts` one after the other, drawn and limited in all as `line` says, each after everything before it.
+def speak_turns(service: Service, turns: list[Turn], line: Line) -> Take:
+    """Say `turns` one after the other, drawn and limited in all as `line` says, each after everything before it.
 
     The time allowed, less the pauses, is divided by the work that is left: a long turn is not starved by short ones,
     what a turn leaves over goes to those after it, and none gets less than MIN_TURN_MS. Raises InvalidInput
     where the pauses leave no time to speak.
     """
-    pauses_ms = sum(part.pause_ms for part in parts[:-1])
+    pauses_ms = sum(turn.pause_ms for turn in turns[:-1])
     left_ms = float(line.max_duration_ms - pauses_ms)
-    if left_ms < MIN_TURN_MS * len(parts):
+    if left_ms < MIN_TURN_MS * len(turns):
         raise InvalidInput(
             "turns",
-            f"{len(parts)} turns with {pauses_ms} ms of pauses do not fit into {line.max_duration_ms} ms",
+            f"{len(turns)} turns with {pauses_ms} ms of pauses do not fit into {line.max_duration_ms} ms",
             "send fewer turns, shorter pauses or a larger max_total_duration_ms",
         )
     context, sounds, truncated = line.context, [], False
     voices: dict[str, None] = {}
-    for index, part in enumerate(parts):
-        work_ms = [expected_ms(later.text) for later in parts[index:]]
+    for index, turn in enumerate(turns):
+        work_ms = [expected_ms(later.text) for later in turns[index:]]
         share_ms = left_ms * work_ms[0] / sum(work_ms)
         allowed_ms = int(min(max(share_ms, MIN_TURN_MS), left_ms - MIN_TURN_MS * (len(work_ms) - 1)))
-        said = replace(line, text=part.text, field=f"turns[{index}].text", speaker=part.speaker)
-        take = service.take(replace(said, context=context, max_duration_ms=allowed_ms))
+        said = replace(line, text=turn.text, field=f"turns[{index}].text", speaker=turn.speaker)
+        said = replace(said, context=context, max_duration_ms=allowed_ms)
+        if turn.voice:
+            said = service.in_voice(said, turn.voice, f"turns[{index}].voice")
+        take = service.take(said)
         audio = trim_silence(take.audio, keep_ms=EDGE_MS, threshold_db=EDGE_DB)
         left_ms -= audio.duration_ms
         truncated |= take.truncated
         voices |= dict.fromkeys(take.voices)
-        context = (*context, Segment(part.text, part.speaker, audio, *take.voices))
+        context = (*context, Segment(turn.text, turn.speaker, audio, *take.voices))
         sounds.append(audio)
-        if part is not parts[-1]:
-            sounds.append(Audio.silence(part.pause_ms, audio.sample_rate_hz))
+        if turn is not turns[-1]:
+            sounds.append(Audio.silence(turn.pause_ms, audio.sample_rate_hz))
     return Take(Audio.join(sounds), truncated, tuple(voices))

@@ -1,15 +1,17 @@
 """One model, many callers: who may speak now, who waits, and who is told to come back.
 
 A place is a right to wait or to speak; there are `slots + queue` of them. A turn is the right to use the engine;
-there are `slots`. Places are given first come, first served. Only `threading`: callers come from any thread and
-any event loop.
+there are `slots`. Who wants a turn gets it in the order of need: a new caller needs it since it came, and one who
+speaks on in parts not before the sound made so far has been heard. Only `threading`: callers come from any thread
+and any event loop.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,8 +32,9 @@ class Gate:
         self._changed = threading.Condition()
         self._places = 0
         self._speaking = 0
-        self._waiting: deque[object] = deque()
-        self._turn_s = 1.0
+        self._waiting: list[tuple[float, int]] = []  # a heap of tickets: when the turn is needed, and who came first
+        self._numbers = itertools.count()
+        self._work_s = 1.0  # what a caller takes of the engine, on average
         self._closed = False
 
     @property
@@ -61,23 +64,26 @@ class Gate:
                     retry_after_s=self._expected_wait_s(),
                 )
             self._places += 1
+        place = Place(self, caller)
         try:
-            yield Place(self, caller)
+            yield place
         finally:
             with self._changed:
                 self._places -= 1
+                if place.work_s:
+                    self._work_s += 0.2 * (place.work_s - self._work_s)
 
     def _expected_wait_s(self) -> float:
-        return self._turn_s * max(1, self.waiting) / self._slots
+        return self._work_s * max(1, self.waiting) / self._slots
 
-    def _acquire(self, caller: Caller, deadline_s: float) -> None:
-        ticket = object()
+    def _acquire(self, caller: Caller, needed_s: float, deadline_s: float | None) -> None:
+        ticket = (needed_s, next(self._numbers))
         with caller.when_gone(self._wake), self._changed:
-            self._waiting.append(ticket)
+            heapq.heappush(self._waiting, ticket)
             try:
-                while not caller.gone and not (self._waiting[0] is ticket and self._speaking < self._slots):
-                    left_s = deadline_s - time.monotonic()
-                    if left_s <= 0:
+                while not caller.gone and not (self._waiting[0] == ticket and self._speaking < self._slots):
+                    left_s = None if deadline_s is None else deadline_s - time.monotonic()
+                    if left_s is not None and left_s <= 0:
                         raise Busy(
                             f"no turn came within {self._wait_s:g} s; try again later",
                             retry_after_s=self._expected_wait_s(),
@@ -87,12 +93,12 @@ class Gate:
                 self._speaking += 1
             finally:
                 self._waiting.remove(ticket)
+                heapq.heapify(self._waiting)
                 self._changed.notify_all()
 
-    def _release(self, turn_s: float) -> None:
+    def _release(self) -> None:
         with self._changed:
             self._speaking -= 1
-            self._turn_s += 0.2 * (turn_s - self._turn_s)
             self._changed.notify_all()
 
     def _wake(self) -> None:
@@ -101,19 +107,26 @@ class Gate:
 
 
 class Place:
-    """A caller's place in the gate's queue. The wait allowed starts when the place is given."""
+    """A caller's place in the gate's queue. work_s: how long it has had the engine so far, in seconds."""
 
     def __init__(self, gate: Gate, caller: Caller) -> None:
         self._gate = gate
-        self._deadline_s = time.monotonic() + gate._wait_s
+        self._came_s = time.monotonic()
         self.caller = caller
+        self.work_s = 0.0
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The engine's turn; waits for it. Raises Busy past the deadline, CallerLeft where the caller has gone."""
-        self._gate._acquire(self.caller, self._deadline_s)
+    def turn(self, needed_s: float | None = None) -> Iterator[None]:
+        """The engine's turn; waits for it. Raises Busy past the deadline, CallerLeft where the caller has gone.
+
+        needed_s: when it is needed, on the monotonic clock; None: since the place was given. Only who has had no turn
+        yet is sent away at the deadline: what was begun is finished.
+        """
+        deadline_s = None if self.work_s else self._came_s + self._gate._wait_s
+        self._gate._acquire(self.caller, self._came_s if needed_s is None else needed_s, deadline_s)
         started_s = time.monotonic()
         try:
             yield
         finally:
-            self._gate._release(time.monotonic() - started_s)
+            self.work_s += time.monotonic() - started_s
+            self._gate._release()

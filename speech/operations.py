@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 from pybase64 import b64encode
 
@@ -18,12 +18,13 @@ import schemas
 from audio_utils import MEDIA_TYPES, encode
 from cache import content_key
 from speech.caller import Caller
-from speech.conversation import Part, speak_parts
+from speech.conversation import Turn, speak_turns
 from speech.engines.base import Line, Segment
 from speech.errors import InvalidInput, QualityRejected
 from speech.quality import checks
 from speech.reply import Reply
 from speech.service import Service, Take
+from speech.streaming import Part, Speaking, parts_of
 from speech.text.normalise import normalise
 
 QUALITY_ATTEMPTS = 3
@@ -41,13 +42,13 @@ def speak(service: Service, request: schemas.SpeakRequest, caller: Caller) -> Re
 
 def conversation(service: Service, request: schemas.ConversationRequest, caller: Caller) -> Reply:
     """Say several turns as one recording, each hearing those before it."""
-    parts = [Part(turn.text, turn.speaker, turn.pause_ms) for turn in request.turns]
+    turns = [Turn(turn.text, turn.speaker, turn.pause_ms, turn.voice) for turn in request.turns]
     with service.place(caller) as place:
         context = service.heard(request.context, caller)
         total_ms = request.max_total_duration_ms
         line = service.line(request, caller, text="", speaker=0, max_duration_ms=total_ms, context=context)
         with place.turn():
-            take = speak_parts(service, parts, line)
+            take = speak_turns(service, turns, line)
     return _audio(service, request, line, take)
 
 
@@ -68,6 +69,34 @@ def clone_voice(service: Service, request: schemas.CloneVoiceRequest, caller: Ca
     return _audio(service, request, line, take)
 
 
+def stream_speak(service: Service, request: schemas.StreamSpeakRequest, caller: Caller) -> Speaking:
+    """Say a text while it is heard; with a session_id, in that session.
+
+    An engine that streams by the frame says the text in one go, exactly as /speak does; one that speaks by the
+    sentence says each on its own, and the first in clauses.
+    """
+    session_id = request.session_id
+    given: tuple[Segment, ...] = ()
+
+    def prepare() -> Callable[[], Line]:
+        nonlocal given
+        given = service.heard(request.context, caller)
+        line = replace(_line(service, request, caller, context=given), eager=True)
+        if session_id is None or given:
+            return lambda: line
+        return lambda: replace(line, context=(*line.context, *service.sessions.recall(session_id)))
+
+    def remember(said: Segment) -> None:
+        nonlocal given
+        assert session_id is not None
+        service.sessions.remember(session_id, *given, said, anew=bool(given))
+        given = ()  # what begins the session anew does so once
+
+    info = service.engine.info
+    parts = [Part(request.text)] if info.grain == "frame" else parts_of(request.text, info)
+    return Speaking.open(service, caller, prepare, parts, remember if session_id else None)
+
+
 def batch_speak(service: Service, request: schemas.BatchSpeakRequest, caller: Caller) -> Reply:
     """Say several texts, each as if it were alone, in one batch; a JSON list of base64 audio, in their order."""
     with service.place(caller) as place:
@@ -77,6 +106,7 @@ def batch_speak(service: Service, request: schemas.BatchSpeakRequest, caller: Ca
             text=request.texts[0],
             field="texts[0]",
             speaker=request.speaker,
+            voice=request.voice,
             max_duration_ms=request.max_duration_per_text_ms,
         )
         lines = [replace(first, text=text, field=f"texts[{index}]") for index, text in enumerate(request.texts)]
@@ -113,7 +143,8 @@ def quality_speak(service: Service, request: schemas.SpeakRequest, caller: Calle
 def cached_speak(service: Service, request: schemas.PlainSpeakRequest, caller: Caller) -> Reply:
     """Say a text, or give the bytes that the same request was given before."""
     info = service.engine.info
-    key = content_key(engine=info.name, model=info.model, request=request.model_dump())
+    voice = request.voice and service.voices.find(request.voice, "voice").id  # another may have its name one day
+    key = content_key(engine=info.name, model=info.model, voice=voice, request=request.model_dump())
     kept = service.cache.get(key)
     if kept:
         return replace(kept, headers=kept.headers | {"X-Cache": "hit"})
@@ -158,6 +189,7 @@ def _line(
         caller,
         text=request.text,
         speaker=request.speaker,
+        voice=request.voice,
         max_duration_ms=request.max_duration_ms,
         context=context,
     )
@@ -195,25 +227,28 @@ def _audio(
     return Reply(encode(take.audio, file_format), MEDIA_TYPES[file_format], headers | (told or {}))
 
 
+Answer = TypeVar("Answer")
+
+
 @dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Generic[Answer]):
     """What a face needs to serve one operation. `name` is also its path, after a slash."""
 
     name: str
     request: type[schemas.Model]
-    run: Callable[[Service, Any, Caller], Reply]
-    answers: str = "audio"
+    run: Callable[[Service, Any, Caller], Answer]
+    answers: Literal["audio", "json", "stream"] = "audio"
 
     @property
     def path(self) -> str:
         return "/" + self.name
 
-    def __call__(self, service: Service, raw: Any, caller: Caller) -> Reply:
+    def __call__(self, service: Service, raw: Any, caller: Caller) -> Answer:
         """Answer the raw JSON body `raw`. Raises SpeechError."""
         return self.run(service, schemas.parse(self.request, raw), caller)
 
 
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation[Reply]] = {
     operation.name: operation
     for operation in (
         Operation("speak", schemas.SpeakRequest, speak),
@@ -227,3 +262,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("robust_speak", schemas.SpeakRequest, robust_speak),
     )
 }
+
+STREAM_SPEAK: Operation[Speaking] = Operation(
+    "stream_speak", schemas.StreamSpeakRequest, stream_speak, answers="stream"
+)

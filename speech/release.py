@@ -37,6 +37,7 @@ FILES = (
     "speech/engines/kokoro/data/*.onnx",
     "speech/quality/*.py",
     "speech/text/*.py",
+    "speech/voices/*.py",
 )
 """All that the image carries under /app, as patterns from the repository's root. Not my_tts.py: the platform writes
 it there itself, from the text it was deployed with."""

@@ -5,11 +5,12 @@ Streaming is the primitive; a whole take is the stream, collected. Knows nothing
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from loguru import logger
@@ -24,9 +25,12 @@ from speech.gate import Gate, Place
 from speech.reply import Reply
 from speech.sessions import Sessions
 from speech.settings import Settings
+from speech.tempo import at_tempo
+from speech.voices.catalogue import Voices
 from speech.watermark import Watermark, read_key
 
 SELF_CHECK_HZ = 24_000
+UNMARKED = "Whole clips are watermarked; streams are not."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,15 @@ class Take:
 class Spoken:
     """An engine's chunks of one line, cut at its limit, with the engine's failures as the service's own errors.
 
+    tempo: what is left to do of the line's speed, since the engine could not.
     truncated: whether the engine had more to say than the limit allowed; known when the chunks have ended.
     """
 
-    def __init__(self, line: Line, chunks: Generator[Audio]) -> None:
+    def __init__(self, line: Line, chunks: Generator[Audio], tempo: float = 1.0) -> None:
         self.line = line
         self._cut = False
         self._chunks = chunks
+        self._tempo = tempo
 
     @property
     def truncated(self) -> bool:
@@ -56,7 +62,7 @@ class Spoken:
     def __iter__(self) -> Iterator[Audio]:
         left_ms = float(self.line.max_duration_ms)
         with _engine_errors(), closing(self._chunks):
-            for chunk in self._chunks:
+            for chunk in self._chunks if self._tempo == 1 else at_tempo(self._chunks, self._tempo):
                 self.line.caller.check()
                 if chunk.duration_ms > left_ms:
                     self._cut = True
@@ -75,6 +81,7 @@ class Service:
         self.sessions = Sessions(
             capacity=settings.sessions, max_bytes=settings.sessions_mb << 20, ttl_s=settings.session_ttl_s
         )
+        self.voices = Voices(engine.info, capacity=settings.voices, max_bytes=settings.voices_mb << 20)
         self.cache: AudioCache[Reply] = AudioCache(capacity=settings.cache_entries, max_bytes=settings.cache_mb << 20)
         self._watermark_key = settings.watermark_key
         self._watermark: Watermark | None = None
@@ -122,11 +129,12 @@ class Service:
         max_duration_ms: int,
         field: str = "text",
         context: tuple[Segment, ...] = (),
+        voice: str | None = None,
     ) -> Line:
         """One thing to say, drawn as `request` wants it; a seed is drawn where it names none, so that every take can
-        be had again. The limit leaves room for what encoding adds."""
+        be had again. The limit leaves room for what encoding adds. Raises InvalidInput for a voice there is not."""
         padding = padding_ms(request.response_format, self.engine.info.sample_rate_hz)
-        return Line(
+        line = Line(
             text=text,
             field=field,
             speaker=speaker,
@@ -135,8 +143,20 @@ class Service:
             seed=random.getrandbits(31) if request.seed is None else request.seed,
             temperature=request.temperature,
             top_k=request.top_k,
+            speed=request.speed,
             caller=caller,
         )
+        return self.in_voice(line, voice) if voice else line
+
+    def in_voice(self, line: Line, name: str, field: str = "voice") -> Line:
+        """`line` said by the voice of that name. Raises InvalidInput for `field` where there is none."""
+        voice = self.voices.find(name, field)
+        speaker = line.speaker if voice.speaker is None else voice.speaker
+        context = line.context
+        if voice.recording:  # what this speaker said in one of the engine's own voices would contradict it
+            others = (segment for segment in context if segment.speaker != speaker or not segment.voice)
+            context = (replace(voice.recording, speaker=speaker), *others)
+        return replace(line, voice=voice.own, speaker=speaker, context=context)
 
     def heard(self, context: list[schemas.ContextSegment], caller: Caller) -> tuple[Segment, ...]:
         """The caller's context as segments. Raises InvalidInput that names the segment at fault, or CallerLeft."""
@@ -163,8 +183,12 @@ class Service:
 
     def stream(self, line: Line) -> Spoken:
         """Say `line`, chunk by chunk, never longer than its limit. On an engine that batches, it has joined."""
+        slowest, fastest = self.engine.info.speed
+        native = min(max(line.speed, slowest), fastest)
+        tempo = line.speed / native
+        asked = replace(line, speed=native, max_duration_ms=math.ceil(line.max_duration_ms * tempo))
         with _engine_errors():
-            return Spoken(line, self.engine.speak(line))
+            return Spoken(line, self.engine.speak(asked), tempo)
 
     def take(self, line: Line) -> Take:
         """Say `line`, collected."""
@@ -197,7 +221,7 @@ class Service:
             "sample_rate_hz": info.sample_rate_hz,
             "voices": list(info.voices),
             "context": info.context,
-            "notes": list(info.notes),
+            "notes": [*info.notes, *([UNMARKED] if self._watermark else [])],
             "watermark": self._watermark is not None,
             "queue_length": self.gate.waiting,
             "speaking": self.gate.speaking,

@@ -36,6 +36,8 @@ class Settings(BaseModel):
     sessions: int = Field(1000, ge=1, description="sessions that /contextual_speak keeps")
     sessions_mb: int = Field(256, ge=1, description="and their size together")
     session_ttl_s: float = Field(1800, gt=0, description="how long an unused session is kept")
+    voices: int = Field(100, ge=0, description="voices added by callers that are kept")
+    voices_mb: int = Field(256, ge=1, description="and their sound together")
     watermark_key: str | None = Field(
         None, description="five numbers, as in 1,2,3,4,5: whole clips are marked with it, by silentcipher"
     )

@@ -17,12 +17,12 @@ LEVELS: list[tuple[str, ...]] = [
     ("speech.settings", "speech.release", "speech.caller", "speech.decoding", "schemas"),
     ("speech.encoding",),
     ("audio_utils",),
-    ("speech.engines.base", "speech.quality", "speech.watermark"),
-    ("speech.engines.embedded", "speech.sessions", "speech.gate"),
+    ("speech.engines.base", "speech.quality", "speech.watermark", "speech.tempo"),
+    ("speech.engines.embedded", "speech.sessions", "speech.gate", "speech.voices"),
     ("speech.engines.csm", "speech.engines.kokoro", "speech.engines.hibari"),
     ("speech.engines.registry",),
     ("speech.service",),
-    ("speech.conversation",),
+    ("speech.conversation", "speech.streaming"),
     ("speech.operations",),
     ("image",),
     ("server", "my_tts", "bench"),
@@ -40,7 +40,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "transformers": ("speech.engines.csm", "bench"),
     "onnxruntime": ("speech.engines.kokoro", "speech.engines.hibari"),
     "hibari": ("speech.engines.embedded", "speech.engines.hibari"),
-    "av": ("speech.decoding", "speech.encoding"),
+    "av": ("speech.decoding", "speech.encoding", "speech.tempo"),
 }
 FORBIDDEN = ("torchaudio", "torchtune", "moshi")
 

@@ -110,7 +110,7 @@ class KokoroEngine:
                 raise
 
     def _voice(self, line: Line) -> KokoroVoice:
-        """Who says `line`: the voice it names, else as this speaker sounded before, else the stock one of that number."""
+        """Who says `line`: the voice it names, else as its speaker sounded before, else that number's stock one."""
         if line.voice:
             return self._stock[line.voice]
         said = [segment for segment in line.context if segment.speaker == line.speaker]
