@@ -8,6 +8,9 @@ from audio_utils import MEDIA_TYPES
 from speech.errors import STATUS
 from speech.operations import Operation
 
+_AUDIO: dict[str, Any] = {
+    media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()
+}
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["detail", "code", "field"],
@@ -45,4 +48,6 @@ def describe(operation: Operation) -> dict[str, Any]:
 def _answer(operation: Operation) -> dict[str, Any]:
     if operation.answers == "json":
         return {"application/json": {"schema": {"type": "array", "items": {"type": "string", "format": "byte"}}}}
-    return {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()}
+    if operation.answers == "stream":
+        return {"text/event-stream": {"schema": {"type": "string"}}} | _AUDIO
+    return _AUDIO

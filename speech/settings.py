@@ -38,6 +38,7 @@ class Settings(BaseModel):
     session_ttl_s: float = Field(1800, gt=0, description="how long an unused session is kept")
     voices: int = Field(100, ge=0, description="voices added by callers that are kept")
     voices_mb: int = Field(256, ge=1, description="and their sound together")
+    stream_buffer_mb: int = Field(256, ge=1, description="sound made and not yet fetched, of all streams together")
     watermark_key: str | None = Field(
         None, description="five numbers, as in 1,2,3,4,5: whole clips are marked with it, by silentcipher"
     )
