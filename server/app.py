@@ -14,6 +14,7 @@ from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.bodies import Bodies
 from server.desk import Desk
 from server.doors import native
 from server.errors import error_response
@@ -33,6 +34,12 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
         app.include_router(door.router(desk))
     app.add_exception_handler(SpeechError, _error)
     app.add_exception_handler(HTTPException, _error)
+    app.add_middleware(
+        Bodies,
+        each_bytes=settings.max_body_mb << 20,
+        all_bytes=settings.bodies_mb << 20,
+        within_s=settings.body_wait_s,
+    )
     app.add_middleware(RequestLog)
     return app
 
@@ -72,7 +79,7 @@ class RequestLog:
 
 
 async def _error(request: Request, error: Exception) -> Response:
-    response = error_response(request.url.path, error)
+    response = error_response(request.scope["path"], error)
     if isinstance(error, SpeechError) and response.status_code >= 500:
-        logger.warning("{} {}: {}", quote(request.url.path), response.status_code, error.message)
+        logger.warning("{} {}: {}", quote(request.scope["path"]), response.status_code, error.message)
     return response

@@ -104,11 +104,14 @@ class _Body:
 
 
 async def read(request: Request) -> bytes:
-    """The whole body. Raises what `Bodies` raises, and CallerLeft."""
+    """The whole body, once. Raises what `Bodies` raises, and CallerLeft."""
+    body = bytearray()
     try:
-        return await request.body()
+        async for part in request.stream():  # request.body() would keep the bytes as long as the request
+            body += part
     except ClientDisconnect:
         raise CallerLeft from None
+    return bytes(body)
 
 
 async def read_json(request: Request) -> Any:

@@ -44,7 +44,7 @@ class Desk:
 
     async def json(self, request: Request) -> Any:
         """The body as JSON. Raises InvalidInput, BodyTooLarge or CallerLeft."""
-        return bodies.as_json(await bodies.read(request, self.settings.max_body_mb << 20))
+        return await bodies.read_json(request)
 
     async def run(self, request: Request, work: Callable[[Caller], T]) -> T:
         """`work` in a thread, for a caller who is seen to hang up. The body must have been read."""

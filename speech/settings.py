@@ -31,6 +31,18 @@ class Settings(BaseModel):
     queue_wait_s: float = Field(30, gt=0, le=600, description="how long one may wait")
     shutdown_s: float = Field(30, gt=0, le=600, description="how long running requests may finish after SIGTERM")
     max_body_mb: int = Field(64, ge=1, le=1024, description="largest request body")
+    bodies_mb: int = Field(256, ge=1, description="and of all that are on their way or waiting, together")
+    body_wait_s: float = Field(60, gt=0, le=3600, description="how long a body may take to arrive")
+    connections: int = Field(500, ge=2, description="open at once, idle ones too; further ones get a 503")
+    keys_file: str | None = Field(
+        None, description="who may come in; unset, everybody. `python -m server.keys` writes it"
+    )
+    rate_per_minute: int = Field(0, ge=0, description="requests of one address where no keys are asked; 0: any number")
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^\s/,*]+(\s*,\s*https?://[^\s/,*]+)*)$",
+        description="whose web pages may call, as in https://a.example,https://b.example; unset, none but its own",
+    )
     cache_entries: int = Field(200, ge=0, description="answers that /cached_speak keeps")
     cache_mb: int = Field(256, ge=1, description="and their size together")
     sessions: int = Field(1000, ge=1, description="sessions that /contextual_speak keeps")
