@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ import uvicorn
 from loguru import logger
 
 from server.app import create_app
+from server.connections import BoundedConnection
+from server.keys import keys_of
 from speech.engines.base import Line
 from speech.engines.registry import choose
 from speech.errors import StartupError
@@ -31,12 +34,17 @@ def main() -> None:
         logger.remove()
         logger.add(sys.stderr, level=settings.log_level, format=_LOG_FORMAT, backtrace=False, diagnose=False)
         address = _bind(settings)  # a port that is taken is told before minutes of loading, not after
+        keys = keys_of(settings)
+        if keys is None:
+            _warn_if_open(address)
         service = Service(choose(settings), settings)
         service.start()
     except StartupError as error:
         sys.exit(f"duologue cannot start: {error}")
     config = uvicorn.Config(
-        create_app(service, settings),
+        create_app(service, settings, keys),
+        http=BoundedConnection,
+        limit_concurrency=settings.connections,
         log_level="warning",
         use_colors=False,  # else it asks stdout, which may be closed
         timeout_graceful_shutdown=round(settings.shutdown_s),
@@ -60,6 +68,16 @@ def _bind(settings: Settings) -> socket.socket:
             f"({(error.strerror or str(error)).lower()}); choose another, as in `make serve PORT=8001`"
         ) from None
     return bound
+
+
+def _warn_if_open(address: socket.socket) -> None:
+    host = address.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        logger.warning(
+            "DUOLOGUE_HOST={} lets in whoever reaches this machine, and no key is asked of them. To ask for one: "
+            "`python -m server.keys --file keys.json add NAME`, then start with DUOLOGUE_KEYS_FILE=keys.json",
+            host,
+        )
 
 
 class Announcing(uvicorn.Server):

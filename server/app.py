@@ -12,12 +12,17 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.bodies import Bodies
+from server.cors import origins_of, policy
 from server.desk import Desk
 from server.doors import native
 from server.errors import error_response
+from server.guard import GRANT, Guard
+from server.heads import Heads
+from server.keys import Keys, keys_of
 from speech.errors import SpeechError
 from speech.release import VERSION
 from speech.service import Service
@@ -26,21 +31,29 @@ from speech.settings import Settings
 DOORS = (native,)
 
 
-def create_app(service: Service, settings: Settings) -> FastAPI:
-    """The application over a service that has been started."""
+def create_app(service: Service, settings: Settings, keys: Keys | None = None) -> FastAPI:
+    """The application over a service that has been started. `keys`: those of `settings`, where they were read already.
+    Raises StartupError where they cannot be."""
+    keys = keys or keys_of(settings)
     app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.")
     desk = Desk(service, settings)
     for door in DOORS:
         app.include_router(door.router(desk))
     app.add_exception_handler(SpeechError, _error)
     app.add_exception_handler(HTTPException, _error)
+    # The last one added stands outermost.
+    app.add_middleware(Heads)
     app.add_middleware(
         Bodies,
         each_bytes=settings.max_body_mb << 20,
         all_bytes=settings.bodies_mb << 20,
         within_s=settings.body_wait_s,
     )
+    origins = origins_of(settings)
+    app.add_middleware(Guard, keys=keys, rate_per_minute=settings.rate_per_minute, origins=origins)
     app.add_middleware(RequestLog)
+    if origins:
+        app.add_middleware(CORSMiddleware, **policy(origins))
     return app
 
 
@@ -75,7 +88,10 @@ class RequestLog:
                 await error_response(scope["path"], error)(scope, receive, send_with_id)
             finally:
                 took_ms = 1000 * (time.monotonic() - began_s)
-                logger.info("{} {} {} in {:.0f} ms", scope["method"], quote(scope["path"]), status, took_ms)
+                grant = scope.get(GRANT)
+                whose = f" for {grant.name}" if grant and grant.name else ""
+                told = (scope["method"], quote(scope["path"]), status, took_ms, whose)
+                logger.info("{} {} {} in {:.0f} ms{}", *told)
 
 
 async def _error(request: Request, error: Exception) -> Response:

@@ -40,7 +40,7 @@ class Settings(BaseModel):
     rate_per_minute: int = Field(0, ge=0, description="requests of one address where no keys are asked; 0: any number")
     cors_origins: str | None = Field(
         None,
-        pattern=r"^(\*|https?://[^\s/,*]+(\s*,\s*https?://[^\s/,*]+)*)$",
+        pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^\s/,*]+(\s*,\s*[a-z][a-z0-9+.-]*://[^\s/,*]+)*)$",
         description="whose web pages may call, as in https://a.example,https://b.example; unset, none but its own",
     )
     cache_entries: int = Field(200, ge=0, description="answers that /cached_speak keeps")
