@@ -15,6 +15,8 @@ from speech.errors import InvalidInput
 
 ResponseFormat = Literal["wav", "flac", "mp3", "opus", "aac", "pcm"]
 
+MAX_NAME_CHARS = 80
+"""Of a field that an error names."""
 MAX_TEXT_CHARS = 10_000
 MAX_CONTEXT_SEGMENTS = 16
 MAX_TURNS = 50
@@ -176,10 +178,14 @@ def parse(model: type[M], raw: Any) -> M:
 
 
 def _field_path(loc: tuple[int | str, ...]) -> str:
-    """`("context", 1, "audio_b64")` as `context[1].audio_b64`."""
+    """`("context", 1, "audio_b64")` as `context[1].audio_b64`. A name that is not ours may be of any length."""
     path = ""
     for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            name = part if len(part) <= MAX_NAME_CHARS else part[:MAX_NAME_CHARS] + "…"
+            path += f".{name}" if path else name
     return path or "body"
 
 

@@ -162,6 +162,13 @@ def test_a_lone_surrogate_is_spoken_or_refused(hibari: Served) -> None:
         assert response.status_code in (200, 400)
 
 
+def test_of_a_long_name_the_error_names_the_beginning(hibari: Served) -> None:
+    response = hibari.http.post("/speak", json={"text": "Hi.", "x" * 1_000_000: 1})
+    assert response.status_code == 400
+    assert response.json()["field"] == "x" * 80 + "…"
+    assert len(response.content) < 1000
+
+
 def test_a_body_too_large_is_refused_before_it_is_read(hibari: Served) -> None:
     response = hibari.http.post("/speak", content=b" " * (65 << 20))
     assert response.status_code == 413
@@ -174,6 +181,23 @@ def test_an_engine_that_cannot_use_a_recording_says_so(hibari: Served, name: str
     response = hibari.http.post(f"/{name}", json=body_of(name, change))
     assert response.status_code == 400
     assert "hibari" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "..%2f..%2fetc", "/etc/passwd", "C:\\\\x", "a\x00b", "af_heart/../x", "~", "\u202e", " "],
+)
+def test_a_voice_is_a_name_and_never_a_path(kokoro: Served, name: str) -> None:
+    response = kokoro.http.post("/speak", json={"text": "Hi.", "voice": name})
+    assert (response.status_code, response.json()["field"]) == (400, "voice")
+
+
+def test_head_answers_as_get_without_a_body(hibari: Served) -> None:
+    head, get = hibari.http.head("/health"), hibari.http.get("/health")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert abs(int(head.headers["content-length"]) - int(get.headers["content-length"])) < 5, "the uptime grows"
+    assert hibari.http.head("/speak").status_code == 405
 
 
 def test_an_unknown_path_and_a_wrong_method(hibari: Served) -> None:
