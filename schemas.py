@@ -121,6 +121,16 @@ class StreamSpeakRequest(ContextualSpeakRequest):
     )
 
 
+class UtteranceRequest(Sampling):
+    """How a text is said that is still to come, piece by piece."""
+
+    speaker: Speaker = 1
+    voice: VoiceName | None = None
+    context: Context = []
+    max_duration_ms: int = Field(120_000, ge=500, le=300_000)
+    response_format: ResponseFormat = Field("pcm", description="pcm is 16-bit, mono, little-endian, headerless.")
+
+
 class Turn(Model):
     """One turn of a conversation."""
 

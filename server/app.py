@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.bodies import Bodies
 from server.cors import origins_of, policy
 from server.desk import Desk
-from server.doors import native
+from server.doors import native, websocket
 from server.errors import error_response
 from server.guard import GRANT, Guard
 from server.heads import Heads
@@ -28,7 +28,7 @@ from speech.release import VERSION
 from speech.service import Service
 from speech.settings import Settings
 
-DOORS = (native,)
+DOORS = (native, websocket)
 
 
 def create_app(service: Service, settings: Settings, keys: Keys | None = None) -> FastAPI:

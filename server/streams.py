@@ -104,6 +104,7 @@ class Pump(Generic[T]):
         try:
             while True:
                 while self._ready:
+                    self._caller.check()  # what was made for a listener who has interrupted is not sent
                     piece = self._ready.popleft()
                     self._backlog.remove(self._size(piece))
                     yield piece

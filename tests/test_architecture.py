@@ -23,6 +23,7 @@ LEVELS: list[tuple[str, ...]] = [
     ("speech.engines.registry",),
     ("speech.service",),
     ("speech.conversation", "speech.streaming"),
+    ("speech.utterance",),
     ("speech.operations",),
     ("image",),
     ("server", "my_tts", "bench"),

@@ -1,0 +1,324 @@
+"""One connection of /ws: what is said on it, what had been heard when the listener interrupted, what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import anyio.to_thread
+from fastapi import WebSocket, WebSocketDisconnect
+from loguru import logger
+from pybase64 import b64encode
+
+from audio_utils import MEDIA_TYPES
+from server.desk import Desk
+from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
+from server.streams import LISTENER_S, Pump
+from speech.engines.base import Segment
+from speech.errors import Busy, CallerLeft, InvalidInput, SpeechError, to_http
+from speech.sessions import KEPT_SEGMENTS
+from speech.utterance import Piece, Progress, Utterance
+
+IDLE_S = 0.25
+"""A writer who pauses for so long after what looks like a sentence has ended it."""
+
+MAX_WAITING = 16
+"""Utterances on one connection that are not spoken yet."""
+
+POLICY, INTERNAL = 1008, 1011
+"""Close codes: the rules were not kept; something failed here."""
+
+MAX_MISTAKES = 100
+"""A connection that has sent so many messages that will not do is closed."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """An utterance on its way through the connection. begins_s, ends_s: when its sound plays at the listener's, on
+    the monotonic clock, if it is played as it comes."""
+
+    id: str
+    utterance: Utterance
+    frames: Literal["binary", "base64"]
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled_s: float | None = None
+    played_ms: float | None = None
+    begins_s: float = 0.0
+    kept: Segment | None = None
+
+    @property
+    def ends_s(self) -> float:
+        return self.begins_s + self.utterance.duration_ms / 1000
+
+    def look(self) -> None:
+        if self.utterance.ready:
+            self.ready.set()
+
+    def progress(self, now_s: float | None = None) -> Progress:
+        """What the listener has heard: what the client says, else by the clock; all of it without either."""
+        if self.played_ms is not None:
+            return self.utterance.progress(self.played_ms)
+        if now_s is None:
+            return self.utterance.progress(self.utterance.duration_ms)
+        return self.utterance.progress(1000 * (now_s - self.begins_s) if self.begins_s else 0.0)
+
+
+class Connection:
+    """One WebSocket: a reader that never waits for the speaking, and a speaker that takes turn after turn."""
+
+    def __init__(self, desk: Desk, socket: WebSocket) -> None:
+        self._desk = desk
+        self._socket = socket
+        self._start = Start.model_validate({"type": "start"})
+        self._session_id = uuid.uuid4().hex
+        self._memory: list[Segment] = []
+        self._current: Turn | None = None
+        self._next_id: str | None = None
+        self._count = 0
+        self._turns: asyncio.Queue[Turn] = asyncio.Queue()
+        self._open: list[Turn] = []  # not spoken to their end yet
+        self._playing: deque[Turn] = deque()  # spoken, and perhaps still playing at the listener's
+        self._idle: asyncio.TimerHandle | None = None
+        self._sending = asyncio.Lock()
+        self._mistakes = 0
+
+    async def serve(self) -> None:
+        """Until the connection ends."""
+        speaker = asyncio.create_task(self._speak_all())
+        try:
+            info = self._desk.service.engine.info
+            await self._tell("ready", engine=info.name, sample_rate_hz=info.sample_rate_hz, session_id=self._session_id)
+            await self._read_all()
+        except (CallerLeft, WebSocketDisconnect):
+            pass
+        finally:
+            if self._idle:
+                self._idle.cancel()
+            for turn in self._open:
+                turn.utterance.caller.leave()
+            speaker.cancel()
+            await asyncio.wait([speaker])
+
+    # In
+
+    async def _read_all(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            try:
+                await self._take(message.get("text"))
+            except SpeechError as error:
+                if isinstance(error, CallerLeft):
+                    raise
+                await self._tell_error(error, self._current)
+                self._mistakes += isinstance(error, InvalidInput)
+                if self._mistakes >= MAX_MISTAKES:
+                    await self._socket.close(POLICY, "too many messages that will not do")
+                    return
+
+    async def _take(self, raw: str | None) -> None:
+        match parsed(raw):
+            case Start() as start:
+                await self._begin_with(start)
+            case Text(text=text):
+                self._writing().utterance.add(text)
+                self._wait_for_more()
+            case Flush() if self._current:
+                self._current.utterance.flush()
+            case End():
+                self._end()
+            case Cancel() as cancel:
+                await self._cancel(cancel)
+            case Heard() as heard:
+                await self._hear(heard)
+        if self._current:
+            self._current.look()
+
+    async def _begin_with(self, start: Start) -> None:
+        if start.voice:
+            self._desk.service.voices.find(start.voice, "voice")
+        self._end()
+        self._start, self._next_id = start, start.utterance
+        if start.session_id and start.session_id != self._session_id:
+            self._session_id = start.session_id
+            self._memory = list(self._desk.service.sessions.recall(start.session_id))
+
+    def _writing(self) -> Turn:
+        """The utterance that text goes to; a new one where the last was ended."""
+        if self._current is None:
+            if len(self._open) >= MAX_WAITING:
+                raise Busy(f"{MAX_WAITING} utterances are waiting on this connection; send more later", field="text")
+            self._count += 1
+            id = self._next_id or f"u{self._count}"
+            self._next_id = None
+            utterance = Utterance(self._desk.service, self._start, lambda: tuple(self._memory[-KEPT_SEGMENTS:]))
+            self._current = Turn(id, utterance, self._start.audio)
+            self._open.append(self._current)
+            self._turns.put_nowait(self._current)
+        return self._current
+
+    def _wait_for_more(self) -> None:
+        if self._idle:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._nothing_more_came)
+
+    def _nothing_more_came(self) -> None:
+        if self._current:
+            self._current.utterance.settle()
+            self._current.look()
+
+    def _end(self) -> None:
+        if self._current:
+            self._current.utterance.end()
+            self._current.ready.set()
+            self._current = None
+
+    async def _cancel(self, cancel: Cancel) -> None:
+        """Stop whatever is spoken or waits to be, and whatever is played still; each is reported, in order."""
+        now_s = time.monotonic()
+        self._end()
+        playing = [turn for turn in self._playing if turn.ends_s > now_s or turn.id == cancel.utterance]
+        stopped = [*playing, *self._open]
+        named = [turn for turn in stopped if turn.id == cancel.utterance] if cancel.utterance else stopped[:1]
+        if cancel.utterance and not named:
+            raise InvalidInput("utterance", "is not being spoken", "name one that is, or none")
+        for turn in stopped:
+            if cancel.played_ms is not None:  # those before the named one were heard whole, those after not at all
+                before = stopped.index(turn) < stopped.index(named[0])
+                turn.played_ms = cancel.played_ms if turn is named[0] else turn.utterance.duration_ms if before else 0.0
+            turn.cancelled_s = now_s
+        self._playing.clear()
+        for turn in playing:
+            await self._report(turn)
+        for turn in self._open:
+            turn.utterance.caller.leave()
+            turn.ready.set()
+        if not stopped:
+            await self._tell("cancelled", utterance=None, played_ms=0, spoken_text="", unspoken_text="")
+
+    async def _hear(self, heard: Heard) -> None:
+        audio = await anyio.to_thread.run_sync(
+            self._desk.service.recording, heard.audio_b64, "audio_b64", limiter=self._desk.threads
+        )
+        self._remember(Segment(heard.text, heard.speaker, audio))
+        await self._tell("heard", duration_ms=round(audio.duration_ms))
+
+    # Out
+
+    async def _speak_all(self) -> None:
+        while True:
+            turn = await self._turns.get()
+            await turn.ready.wait()
+            try:
+                await self._speak(turn)
+            except CallerLeft:
+                if turn.cancelled_s is None:
+                    return
+                await self._report(turn)
+            except SpeechError as error:
+                await self._tell_error(error, turn, unspoken_text=turn.progress().unspoken_text)
+                turn.utterance.end()
+                if self._current is turn:
+                    self._current = None
+            except Exception:
+                logger.exception("an utterance failed in a way that nobody foresaw")
+                await self._socket.close(INTERNAL, "something failed on the server; its log says what")
+                return
+            finally:
+                self._open.remove(turn)
+
+    async def _speak(self, turn: Turn) -> None:
+        utterance = turn.utterance
+        utterance.caller.check()
+        if utterance.wordless:
+            await self._tell("done", utterance=turn.id, duration_ms=0, truncated=False, text="")
+            return
+        speaking = await anyio.to_thread.run_sync(utterance.open, limiter=self._desk.threads)
+        try:
+            pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, self._desk.backlog, len, self._desk.threads)
+            await self._tell(
+                "started",
+                utterance=turn.id,
+                seed=speaking.line.seed,
+                voice=speaking.voice,
+                sample_rate_hz=speaking.info.sample_rate_hz,
+                response_format=utterance.request.response_format,
+                media_type=MEDIA_TYPES[utterance.request.response_format],
+            )
+            async for piece in pump:
+                await self._deliver(turn, piece)
+        finally:
+            speaking.close()
+        await self._tell(
+            "done",
+            utterance=turn.id,
+            duration_ms=round(utterance.duration_ms),
+            truncated=speaking.truncated,
+            first_audio_ms=round(speaking.first_audio_ms, 1),
+            text=turn.progress().spoken_text,
+        )
+        self._keep(turn)
+
+    async def _deliver(self, turn: Turn, piece: Piece) -> None:
+        turn.utterance.caller.check()
+        if piece.text is not None:
+            await self._tell("part", utterance=turn.id, text=piece.text, start_ms=round(piece.start_ms))
+        if piece.data and turn.frames == "base64":
+            await self._tell("audio", utterance=turn.id, audio=b64encode(piece.data).decode())
+        elif piece.data:
+            await self._send(lambda: self._socket.send_bytes(piece.data))
+        turn.utterance.delivered(piece)
+        if not turn.begins_s:
+            turn.begins_s = max([time.monotonic(), *(before.ends_s for before in self._playing)])
+
+    async def _report(self, turn: Turn) -> None:
+        """Tell how far the listener got, and remember no more than that."""
+        progress = turn.progress(turn.cancelled_s)
+        if turn.kept in self._memory:
+            self._memory.remove(turn.kept)
+        self._remember(turn.utterance.segment(progress))
+        await self._tell(
+            "cancelled",
+            utterance=turn.id,
+            played_ms=round(progress.played_ms),
+            spoken_text=progress.spoken_text,
+            unspoken_text=progress.unspoken_text,
+        )
+
+    def _keep(self, turn: Turn) -> None:
+        """Remember all of it; until it has been played, the listener may still interrupt."""
+        turn.kept = turn.utterance.segment(turn.progress())
+        self._remember(turn.kept)
+        self._playing.append(turn)
+        while len(self._playing) > MAX_WAITING:
+            self._playing.popleft()
+
+    def _remember(self, segment: Segment | None) -> None:
+        if segment:
+            self._memory = [*self._memory, segment][-KEPT_SEGMENTS:]
+            self._desk.service.sessions.remember(self._session_id, *self._memory, anew=True)
+
+    async def _tell_error(self, error: SpeechError, turn: Turn | None, **more: Any) -> None:
+        _, body, headers = to_http(error)
+        if "Retry-After" in headers:
+            more["retry_after_s"] = int(headers["Retry-After"])
+        await self._tell("error", utterance=turn.id if turn else None, **body, **more)
+
+    async def _tell(self, type: str, **fields: Any) -> None:
+        text = json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+        await self._send(lambda: self._socket.send_text(text))
+
+    async def _send(self, send: Callable[[], Any]) -> None:
+        """Send one message. Raises CallerLeft where nobody takes it."""
+        try:
+            async with self._sending:
+                await asyncio.wait_for(send(), LISTENER_S)
+        except (TimeoutError, OSError, RuntimeError, WebSocketDisconnect):
+            raise CallerLeft from None
