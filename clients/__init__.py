@@ -20,12 +20,14 @@ from .errors import (
     UnreadableAnswer,
 )
 from .retries import Retries
+from .streaming import AsyncSpeechStream, SpeechStream
 from .values import Segment, Speech, Turn
 
 __all__ = [
     "DEFAULT_TIMEOUT",
     "APIStatusError",
     "AsyncConversation",
+    "AsyncSpeechStream",
     "AsyncTTSClient",
     "AuthenticationFailed",
     "Busy",
@@ -36,6 +38,7 @@ __all__ = [
     "Segment",
     "ServerFailed",
     "Speech",
+    "SpeechStream",
     "TTSClient",
     "TTSError",
     "TimedOut",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from .conversation import AsyncConversation, Conversation, Memory
+from .errors import APIStatusError
 from .operations import Operations
-from .retries import Outcome, Retries, as_retries, attempts
+from .retries import Outcome, Repeat, Retries, as_retries, attempts
+from .streaming import AsyncAttempt, AsyncSpeechStream, Attempt, SpeechStream
 from .values import ResponseFormat, Segment, Speech
 from .wire import (
     Call,
@@ -29,7 +32,7 @@ DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 Timeout = float | httpx.Timeout | None
 
 
-class TTSClient(Operations[Speech, list[Speech], dict[str, Any]]):
+class TTSClient(Operations[Speech, SpeechStream, list[Speech], dict[str, Any]]):
     """A client of a Duologue server. Safe to share between threads; close it, or use it as a context manager.
 
     base_url: such as http://127.0.0.1:8000 or https://you-csm-1b-tts.chutes.ai.
@@ -85,25 +88,36 @@ class TTSClient(Operations[Speech, list[Speech], dict[str, Any]]):
     def _one(self, call: Call) -> Speech:
         return read_speech(call, self._exchange(call))
 
+    def _stream(self, call: Call) -> SpeechStream:
+        return SpeechStream(call, partial(self._send, stream=True), self._persist)
+
     def _many(self, call: Call) -> list[Speech]:
         return read_batch(call, self._exchange(call))
 
     def _status(self, call: Call) -> dict[str, Any]:
         return read_health(call, self._exchange(call))
 
-    def _exchange(self, call: Call, *, stream: bool = False) -> httpx.Response:
-        """The successful response to `call`; with `stream` its body is still to be read, and it to be closed."""
-        steps = attempts(self._retries, repeat=call.repeat)
+    def _exchange(self, call: Call) -> httpx.Response:
+        return self._persist(lambda: self._send(call), call.repeat)
+
+    def _send(self, call: Call, *, stream: bool = False) -> httpx.Response:
+        """The response to one sending; with `stream` the body of a success is still to be read, and it to be closed."""
+        response = self._http.send(call.request(self._http), stream=stream)
+        if not response.is_success:
+            response.read()
+        return response
+
+    def _persist(self, attempt: Attempt, repeat: Repeat) -> httpx.Response:
+        """The successful response of the first `attempt` that has one. Raises TTSError."""
+        steps = attempts(self._retries, repeat=repeat)
         wait_s = next(steps)
         while True:
             if wait_s > 0:
                 self._sleep(wait_s)
             outcome: Outcome
             try:
-                outcome = self._http.send(call.request(self._http), stream=stream)
-                if not outcome.is_success:
-                    outcome.read()
-            except httpx.RequestError as error:
+                outcome = attempt()
+            except (httpx.RequestError, APIStatusError) as error:
                 outcome = error
             try:
                 wait_s = steps.send(outcome)
@@ -112,9 +126,16 @@ class TTSClient(Operations[Speech, list[Speech], dict[str, Any]]):
 
 
 class AsyncTTSClient(
-    Operations[Coroutine[Any, Any, Speech], Coroutine[Any, Any, list[Speech]], Coroutine[Any, Any, dict[str, Any]]]
+    Operations[
+        Coroutine[Any, Any, Speech],
+        AsyncSpeechStream,
+        Coroutine[Any, Any, list[Speech]],
+        Coroutine[Any, Any, dict[str, Any]],
+    ]
 ):
-    """TTSClient for asyncio: the same arguments and methods, each awaited. Use it as an async context manager."""
+    """TTSClient for asyncio: the same arguments and methods, each awaited but `stream`. Use it as an async
+    context manager.
+    """
 
     def __init__(
         self,
@@ -158,25 +179,36 @@ class AsyncTTSClient(
     async def _one(self, call: Call) -> Speech:
         return read_speech(call, await self._exchange(call))
 
+    def _stream(self, call: Call) -> AsyncSpeechStream:
+        return AsyncSpeechStream(call, partial(self._send, stream=True), self._persist)
+
     async def _many(self, call: Call) -> list[Speech]:
         return read_batch(call, await self._exchange(call))
 
     async def _status(self, call: Call) -> dict[str, Any]:
         return read_health(call, await self._exchange(call))
 
-    async def _exchange(self, call: Call, *, stream: bool = False) -> httpx.Response:
-        """As TTSClient._exchange."""
-        steps = attempts(self._retries, repeat=call.repeat)
+    async def _exchange(self, call: Call) -> httpx.Response:
+        return await self._persist(lambda: self._send(call), call.repeat)
+
+    async def _send(self, call: Call, *, stream: bool = False) -> httpx.Response:
+        """The response to one sending; with `stream` the body of a success is still to be read, and it to be closed."""
+        response = await self._http.send(call.request(self._http), stream=stream)
+        if not response.is_success:
+            await response.aread()
+        return response
+
+    async def _persist(self, attempt: AsyncAttempt, repeat: Repeat) -> httpx.Response:
+        """The successful response of the first `attempt` that has one. Raises TTSError."""
+        steps = attempts(self._retries, repeat=repeat)
         wait_s = next(steps)
         while True:
             if wait_s > 0:
                 await self._sleep(wait_s)
             outcome: Outcome
             try:
-                outcome = await self._http.send(call.request(self._http), stream=stream)
-                if not outcome.is_success:
-                    await outcome.aread()
-            except httpx.RequestError as error:
+                outcome = await attempt()
+            except (httpx.RequestError, APIStatusError) as error:
                 outcome = error
             try:
                 wait_s = steps.send(outcome)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Unpack
 
 from .errors import InvalidRequest
-from .operations import CloneOptions
+from .operations import SayOptions
+from .streaming import AsyncSpeechStream, SpeechStream
 from .values import AudioSource, ResponseFormat, Segment, Speech, audio_bytes
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Memory:
     def segments(self) -> tuple[Segment, ...]:
         return (*self._references, *self._said)
 
-    def options(self, given: CloneOptions) -> CloneOptions:
+    def options(self, given: SayOptions) -> SayOptions:
         """The options of the next request: those given, in the conversation's format unless they name one."""
         options = given.copy()
         options["response_format"] = _hearable(given.get("response_format") or self._format)
@@ -94,7 +96,7 @@ class Conversation(_Memorable):
         super().__init__(memory)
         self._client = client
 
-    def say(self, text: str, *, speaker: int = 1, **options: Unpack[CloneOptions]) -> Speech:
+    def say(self, text: str, *, speaker: int = 1, **options: Unpack[SayOptions]) -> Speech:
         """Says `text` after what was said before, and remembers it as it sounded; nothing is remembered on an error.
 
         Any response_format but pcm, which has no header and could not be heard again (ValueError); a lossy one makes
@@ -111,6 +113,31 @@ class Conversation(_Memorable):
                 self._memory.remember(Segment(text, speech, speaker))
                 return speech
 
+    @contextmanager
+    def stream(self, text: str, *, speaker: int = 1, **options: Unpack[SayOptions]) -> Iterator[SpeechStream]:
+        """As `say`, heard while it is made: `with conversation.stream("Hello.") as stream:`, and iterate.
+
+        It is remembered when the `with` ends, if all of it was heard; a stream that broke off, or was left early, is
+        not.
+        """
+        wanted = self._memory.options(options)
+        while True:
+            stream = self._client.stream(text, speaker=speaker, context=self.segments, **wanted)
+            stream.keep()
+            try:
+                stream.open()
+            except InvalidRequest as error:
+                if not self._memory.forget_refused(error):
+                    raise
+            else:
+                break
+        try:
+            with stream:
+                yield stream
+        finally:
+            if stream.complete:
+                self._memory.remember(Segment(text, stream.heard, speaker))
+
 
 class AsyncConversation(_Memorable):
     """Made by AsyncTTSClient.conversation. One turn at a time: await one `say` before the next."""
@@ -119,7 +146,7 @@ class AsyncConversation(_Memorable):
         super().__init__(memory)
         self._client = client
 
-    async def say(self, text: str, *, speaker: int = 1, **options: Unpack[CloneOptions]) -> Speech:
+    async def say(self, text: str, *, speaker: int = 1, **options: Unpack[SayOptions]) -> Speech:
         """As Conversation.say."""
         wanted = self._memory.options(options)
         while True:
@@ -131,6 +158,29 @@ class AsyncConversation(_Memorable):
             else:
                 self._memory.remember(Segment(text, speech, speaker))
                 return speech
+
+    @asynccontextmanager
+    async def stream(
+        self, text: str, *, speaker: int = 1, **options: Unpack[SayOptions]
+    ) -> AsyncIterator[AsyncSpeechStream]:
+        """As Conversation.stream, with `async with`."""
+        wanted = self._memory.options(options)
+        while True:
+            stream = self._client.stream(text, speaker=speaker, context=self.segments, **wanted)
+            stream.keep()
+            try:
+                await stream.open()
+            except InvalidRequest as error:
+                if not self._memory.forget_refused(error):
+                    raise
+            else:
+                break
+        try:
+            async with stream:
+                yield stream
+        finally:
+            if stream.complete:
+                self._memory.remember(Segment(text, stream.heard, speaker))
 
 
 def _size(segment: Segment) -> int:

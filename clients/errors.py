@@ -7,7 +7,7 @@
     │   ├── Busy                  429            no place is free; `retry_after_s` says when to come back
     │   └── ServerFailed          5xx            the server broke, or is not ready yet
     ├── UnreadableAnswer          a success whose body is not what was asked for: often another kind of server
-    ├── ConnectionFailed          no connection, or it broke before the answer was whole
+    ├── ConnectionFailed          no connection, or it broke before the answer was whole: a stream, midway
     └── TimedOut                  the server took longer than `timeout`
 
 What the caller got wrong before anything was sent (a base_url without http://, a NaN) is a ValueError, and a
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -104,6 +105,25 @@ _KINDS: dict[int, type[APIStatusError]] = {
 }
 
 
+STATUS_OF_CODE = {
+    "invalid_input": 400,
+    "unauthorised": 401,
+    "body_too_slow": 408,
+    "body_too_large": 413,
+    "busy": 429,
+    "rate_limited": 429,
+    "out_of_memory": 503,
+    "not_ready": 503,
+}
+"""The status that each code of the server's has where it comes as an answer of its own; 500 for the others."""
+
+
+def from_event(event: Mapping[str, Any], headers: httpx.Headers) -> APIStatusError:
+    """The error that an event of a stream tells of. headers: of the answer that the stream is."""
+    told = {name: headers[name] for name in ("X-Request-Id",) if name in headers}
+    return from_response(httpx.Response(STATUS_OF_CODE.get(str(event.get("code")), 500), json=event, headers=told))
+
+
 def from_response(response: httpx.Response) -> APIStatusError:
     """The error that a response without a success status stands for; its body must have been read."""
     status = response.status_code
@@ -176,7 +196,7 @@ def _words(response: httpx.Response) -> tuple[str, str | None, str | None]:
         body = {"detail": inner.get("message"), "code": inner.get("code"), "field": inner.get("param")}
     if not isinstance(body, dict):
         return _status_line(response, str(body)), None, None
-    detail = body.get("detail")
+    detail = body.get("detail") or body.get("error")
     if isinstance(detail, list):
         detail = "; ".join(_complaint(item) for item in detail)
     if not isinstance(detail, str) or not detail:

@@ -1,19 +1,21 @@
 """The calls a client has, once for both clients: each method says what to ask, the client sends it.
 
-`One`, `Many` and `Status` are what the calls return: a Speech, a list of Speech and a dict for TTSClient,
-coroutines of these for AsyncTTSClient.
+`One`, `Stream`, `Many` and `Status` are what the calls return: a Speech, a SpeechStream, a list of Speech and a dict
+for TTSClient; coroutines of these, and an AsyncSpeechStream, for AsyncTTSClient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from .retries import Repeat
 from .values import AudioSource, ResponseFormat, Segment, Turn, to_base64
-from .wire import Call, context_field, set_fields, turns_field
+from .wire import STREAM_HEADERS, Call, context_field, set_fields, turns_field
 
 One = TypeVar("One")
+Stream = TypeVar("Stream")
 Many = TypeVar("Many")
 Status = TypeVar("Status")
 Context = Iterable[Segment | Mapping[str, Any]]
@@ -23,12 +25,14 @@ class Sampling(TypedDict, total=False):
     """What every speaking call takes; what is left out or None takes the server's default.
 
     seed: the same one gives the same audio. temperature: 0 to 2. top_k: how many of the likeliest codes are drawn
-    from. response_format: wav by default; pcm is 16-bit, mono, little-endian, without a header.
+    from. speed: the pace, 0.25 to 4. response_format: wav by default; pcm is 16-bit, mono, little-endian, without a
+    header.
     """
 
     seed: int | None
     temperature: float | None
     top_k: int | None
+    speed: float | None
     response_format: ResponseFormat | None
 
 
@@ -38,13 +42,19 @@ class CloneOptions(Sampling, total=False):
     max_duration_ms: int | None
 
 
-class SpeakOptions(CloneOptions, total=False):
+class SayOptions(CloneOptions, total=False):
+    """voice: by name, as the server lists them; in place of the speaker's own."""
+
+    voice: str | None
+
+
+class SpeakOptions(SayOptions, total=False):
     """speaker: 0 or 1; the server's default is 1."""
 
     speaker: int | None
 
 
-class Operations(Generic[One, Many, Status]):
+class Operations(Generic[One, Stream, Many, Status]):
     """Every method raises TTSError (see `errors`) on an error status, and where no answer came.
 
     context: what was said before, oldest first: Segments, or mappings of text, speaker and audio_b64. `options` are
@@ -54,6 +64,23 @@ class Operations(Generic[One, Many, Status]):
     def speak(self, text: str, *, context: Context = (), **options: Unpack[SpeakOptions]) -> One:
         """Says `text` after `context`."""
         return self._say("/speak", SpeakOptions, options, text=text, context=context_field(context))
+
+    def stream(
+        self, text: str, *, context: Context = (), session_id: str | None = None, **options: Unpack[SpeakOptions]
+    ) -> Stream:
+        """Says `text` after `context` while it is heard: with this open in a `with`, iterate for the bytes.
+
+            with client.stream("Hello.") as stream:
+                for sound in stream:
+                    player.write(sound)
+
+        session_id: as of `contextual_speak`; None for no session. Errors before the first sound are raised and
+        retried on opening, as those of any call; after it, iterating raises, and nothing is sent again.
+        """
+        repeat: Repeat = "if_refused" if session_id else "always"
+        fields = {"text": text, "session_id": session_id, "context": context_field(context)}
+        call = _call("/stream_speak", SpeakOptions, options, repeat, **fields)
+        return self._stream(replace(call, headers=STREAM_HEADERS))
 
     def quality_speak(self, text: str, *, context: Context = (), **options: Unpack[SpeakOptions]) -> One:
         """As `speak`, with takes made until one passes its checks; ServerFailed says why where none does."""
@@ -104,7 +131,7 @@ class Operations(Generic[One, Many, Status]):
     ) -> One:
         """Says `turns` one after the other, each hearing those before it, as one recording.
 
-        turns: Turns, or mappings of speaker, text and pause_ms.
+        turns: Turns, or mappings of speaker, text, pause_ms and voice.
         """
         return self._say(
             "/conversation",
@@ -120,13 +147,14 @@ class Operations(Generic[One, Many, Status]):
         texts: Iterable[str],
         *,
         speaker: int | None = None,
+        voice: str | None = None,
         max_duration_per_text_ms: int | None = None,
         **options: Unpack[Sampling],
     ) -> Many:
         """Says each of `texts` on its own, at most 10 in one call; the answer keeps their order."""
         if isinstance(texts, str):
             raise TypeError("texts: a list of strings is wanted, not one string")
-        fields = {"speaker": speaker, "max_duration_per_text_ms": max_duration_per_text_ms}
+        fields = {"speaker": speaker, "voice": voice, "max_duration_per_text_ms": max_duration_per_text_ms}
         return self._many(_call("/batch_speak", Sampling, options, texts=list(texts), **fields))
 
     def health(self) -> Status:
@@ -139,6 +167,9 @@ class Operations(Generic[One, Many, Status]):
         return self._one(_call(path, known, options, repeat, **fields))
 
     def _one(self, call: Call) -> One:
+        raise NotImplementedError
+
+    def _stream(self, call: Call) -> Stream:
         raise NotImplementedError
 
     def _many(self, call: Call) -> Many:

@@ -25,7 +25,8 @@ Repeat = Literal["always", "if_refused", "never"]
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
-Outcome = httpx.Response | httpx.RequestError
+Outcome = httpx.Response | httpx.RequestError | APIStatusError
+"""What came of a sending: a response, the network's failure, or an error in place of a stream's first sound."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def attempts(
         outcome = yield wait
         if isinstance(outcome, httpx.Response) and outcome.is_success:
             return outcome
-        error: TTSError = from_response(outcome) if isinstance(outcome, httpx.Response) else from_transport(outcome)
-        cause = outcome if isinstance(outcome, Exception) else None
-        if not _worth_a_retry(outcome, repeat):
+        error = _error(outcome)
+        cause = outcome if isinstance(outcome, httpx.RequestError) else None
+        if not _worth_a_retry(error, cause, repeat):
             raise error from cause
         asked = error.retry_after_s if isinstance(error, APIStatusError) else None
         wait = retries.wait_s(retry, elapsed_s=clock() - started, retry_after_s=asked)
@@ -93,14 +94,20 @@ def attempts(
     raise AssertionError("count() never ends")
 
 
-def _worth_a_retry(outcome: Outcome, repeat: Repeat) -> bool:
+def _error(outcome: Outcome) -> TTSError:
+    if isinstance(outcome, httpx.Response):
+        return from_response(outcome)
+    return from_transport(outcome) if isinstance(outcome, httpx.RequestError) else outcome
+
+
+def _worth_a_retry(error: TTSError, cause: httpx.RequestError | None, repeat: Repeat) -> bool:
     if repeat == "never":
         return False
-    if isinstance(outcome, httpx.Response):
-        return outcome.status_code in REFUSED or (repeat == "always" and outcome.status_code in UNCERTAIN)
-    if isinstance(outcome, NEVER_SENT):
+    if isinstance(error, APIStatusError):
+        return error.status in REFUSED or (repeat == "always" and error.status in UNCERTAIN)
+    if isinstance(cause, NEVER_SENT):
         return True
-    broke = isinstance(outcome, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ProxyError)
+    broke = isinstance(cause, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ProxyError)
     return broke and repeat == "always"
 
 

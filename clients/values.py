@@ -45,16 +45,23 @@ class Segment:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation. speaker: 0 or 1. pause_ms: silence after it; None for the server's default."""
+    """One turn of a conversation. speaker: 0 or 1. pause_ms: silence after it; None for the server's default.
+    voice: by name, in place of the speaker's own.
+    """
 
     speaker: int
     text: str
     pause_ms: int | None = None
+    voice: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The turn as the server reads it."""
-        pause = {} if self.pause_ms is None else {"pause_ms": self.pause_ms}
-        return {"speaker": self.speaker, "text": self.text, **pause}
+        set_alone = {"pause_ms": self.pause_ms, "voice": self.voice}
+        return {
+            "speaker": self.speaker,
+            "text": self.text,
+            **{name: value for name, value in set_alone.items() if value is not None},
+        }
 
 
 class Speech(bytes):

@@ -10,7 +10,7 @@ import binascii
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -29,21 +29,28 @@ MEDIA_TYPES = {
 }
 """What a batch, whose answer is JSON, holds for each response_format."""
 
+STREAM_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+"""A proxy that compressed a stream would hold it back."""
+
 
 @dataclass(frozen=True)
 class Call:
-    """One request to be. `body`: its JSON object, or None for a GET. `repeat`: when it may be sent again."""
+    """One request to be. `body`: its JSON object, or None for a GET. `repeat`: when it may be sent again. `headers`:
+    beside those that every request carries.
+    """
 
     path: str
     body: dict[str, Any] | None = None
     repeat: Repeat = "always"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The call as a request of `client`. Raises ValueError for what JSON cannot carry (NaN, half a character)."""
         if self.body is None:
-            return client.build_request("GET", self.path)
+            return client.build_request("GET", self.path, headers=self.headers)
         content = json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        return client.build_request("POST", self.path, content=content, headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", **self.headers}
+        return client.build_request("POST", self.path, content=content, headers=headers)
 
 
 def set_fields(**fields: Any) -> dict[str, Any]:
@@ -63,10 +70,16 @@ def turns_field(turns: Iterable[Turn | Mapping[str, Any]]) -> list[dict[str, Any
 
 def read_speech(call: Call, response: httpx.Response) -> Speech:
     """The sound that answers `call`. Raises UnreadableAnswer for an answer that is none."""
-    media_type = response.headers.get("Content-Type", "audio/wav").split(";")[0].strip().lower()
+    media_type = media_type_of(response) or "audio/wav"
     if not response.content or media_type.startswith("text/") or media_type.endswith("json"):
         raise UnreadableAnswer(f"{call.path} answered with {media_type}, {len(response.content)} bytes, not with sound")
     return _speech(call, response.content, media_type, response.headers)
+
+
+def media_type_of(response: httpx.Response) -> str:
+    """Such as audio/wav; empty where the response does not say."""
+    told: str = response.headers.get("Content-Type", "")
+    return told.partition(";")[0].strip().lower()
 
 
 def read_batch(call: Call, response: httpx.Response) -> list[Speech]:
