@@ -6,9 +6,11 @@ reference in a published schema. JSON types are taken strictly: `"1"` is not a n
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+import json
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from speech.errors import InvalidInput
@@ -213,13 +215,22 @@ def _json_type(value: Any) -> str:
 
 def _example(model: type[Model]) -> str:
     """The smallest body that `model` accepts, as JSON."""
+    required = [(name, info) for name, info in model.model_fields.items() if info.is_required()]
+    return "{" + ", ".join(f'"{name}": {_sample(name, info)}' for name, info in required) + "}"
+
+
+def _sample(name: str, info: FieldInfo) -> str:
+    """A value that the field `name` takes, as JSON: its first example, else its first choice."""
+    if info.examples:
+        return json.dumps(info.examples[0], ensure_ascii=False)
+    if get_origin(info.annotation) is Literal:
+        return json.dumps(get_args(info.annotation)[0])
     samples = {
-        "text": '"text": "Hello."',
-        "texts": '"texts": ["Hello."]',
-        "turns": '"turns": [{"speaker": 0, "text": "Hello."}]',
-        "reference_audio_b64": '"reference_audio_b64": "UklGR…"',
-        "reference_text": '"reference_text": "What the recording says."',
-        "speaker": '"speaker": 0',
+        "texts": '["Hello."]',
+        "turns": '[{"speaker": 0, "text": "Hello."}]',
+        "reference_audio_b64": '"UklGR…"',
+        "audio_b64": '"UklGR…"',
+        "reference_text": '"What the recording says."',
+        "speaker": "0",
     }
-    required = [name for name, info in model.model_fields.items() if info.is_required()]
-    return "{" + ", ".join(samples[name] for name in required) + "}"
+    return samples.get(name, '"Hello."')

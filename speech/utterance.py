@@ -70,6 +70,7 @@ class Utterance:
         self._feed = Feed()
         self._waiting: deque[str] = deque()
         self._waiting_chars = 0
+        self._taken: list[str] = []
         self._ended = False
         self._made = False  # whether the engine has said all of it
         self._delivered_ms = 0.0
@@ -183,6 +184,7 @@ class Utterance:
                         return
                     text = self._waiting.popleft()
                     self._waiting_chars -= len(text)
+                    self._taken.append(text)
                 yield Part(text)
 
     def _listener_is_near(self) -> bool:
@@ -204,7 +206,7 @@ class Utterance:
         """What a listener has heard who has played so much of it, to the word, as far as can be told from the
         letters; and the rest, with what was never spoken."""
         played_ms = max(0.0, min(played_ms, self._delivered_ms))
-        parts = list(self.speaking.spoken) if self.speaking else []
+        parts = list(self.speaking.spoken) if self.speaking else [(text, 0.0) for text in self._taken]
         made_ms = self.speaking.duration_ms if self.speaking else 0.0
         spoken, unspoken = [], []
         for index, (text, start_ms) in enumerate(parts):

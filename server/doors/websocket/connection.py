@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -97,6 +98,8 @@ class Connection:
             await self._read_all()
         except (CallerLeft, WebSocketDisconnect):
             pass
+        except Exception:
+            await self._failed()
         finally:
             if self._idle:
                 self._idle.cancel()
@@ -228,8 +231,7 @@ class Connection:
                 if self._current is turn:
                     self._current = None
             except Exception:
-                logger.exception("an utterance failed in a way that nobody foresaw")
-                await self._socket.close(INTERNAL, "something failed on the server; its log says what")
+                await self._failed()
                 return
             finally:
                 self._open.remove(turn)
@@ -304,6 +306,11 @@ class Connection:
         if segment:
             self._memory = [*self._memory, segment][-KEPT_SEGMENTS:]
             self._desk.service.sessions.remember(self._session_id, *self._memory, anew=True)
+
+    async def _failed(self) -> None:
+        logger.exception("something failed that nobody foresaw")
+        with contextlib.suppress(RuntimeError):  # closed already
+            await self._socket.close(INTERNAL, "something failed on the server; its log says what")
 
     async def _tell_error(self, error: SpeechError, turn: Turn | None, **more: Any) -> None:
         _, body, headers = to_http(error)

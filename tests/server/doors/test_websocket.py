@@ -1,0 +1,323 @@
+"""/ws through a real server: text in pieces, sound as it is made, interruptions, and a conversation that is kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from audio_utils import Audio, decode
+from tests import ears
+from tests.conftest import ROOT, Served
+
+STORY = (
+    "It was a bright cold day in April, and the clocks were striking thirteen. "
+    "The hallway smelt of boiled cabbage and old rag mats. Nobody was there to meet him."
+)
+RECORDING = ROOT / "tests" / "data" / "recordings" / "psx__austen_f.wav"
+
+
+@dataclass
+class Told:
+    """What a server has told of one utterance."""
+
+    pcm: bytes = b""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, kind: str) -> dict[str, Any]:
+        return next(message for message in self.messages if message["type"] == kind)
+
+    @property
+    def audio(self) -> Audio:
+        return Audio(np.frombuffer(self.pcm, "<i2").astype(np.float32) / 32767, 24_000)
+
+
+class Talk:
+    """A connection as a client holds it."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.hello = self.receive()
+        assert isinstance(self.hello, dict) and self.hello["type"] == "ready"
+
+    def send(self, type: str, **fields: Any) -> None:
+        self.socket.send(json.dumps({"type": type, **fields}))
+
+    def receive(self) -> dict[str, Any] | bytes:
+        message = self.socket.recv(timeout=60)
+        return json.loads(message) if isinstance(message, str) else message
+
+    def until(self, *kinds: str) -> Told:
+        """All that comes up to the first message of one of `kinds`."""
+        told = Told()
+        while True:
+            message = self.receive()
+            if isinstance(message, bytes):
+                told.pcm += message
+                continue
+            told.messages.append(message)
+            if message["type"] in kinds:
+                return told
+
+    def say(self, text: str) -> Told:
+        self.send("text", text=text)
+        self.send("end")
+        return self.until("done", "error")
+
+
+@contextmanager
+def talking(served: Served) -> Iterator[Talk]:
+    with connect(served.url.replace("http", "ws") + "/ws", max_size=None, close_timeout=1) as socket:
+        yield Talk(socket)
+
+
+def idle(served: Served, seconds: float = 20) -> bool:
+    """Whether nobody is served any more, within `seconds`."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        health = served.http.get("/health").json()
+        if health["speaking"] == 0 and health["queue_length"] == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def test_text_cut_anywhere_is_spoken_whole(kokoro: Served) -> None:
+    chance = random.Random(1)
+    with talking(kokoro) as talk:
+        at = 0
+        while at < len(STORY):
+            size = chance.randint(1, 9)
+            talk.send("text", text=STORY[at : at + size])
+            at += size
+        talk.send("end")
+        told = talk.until("done")
+    assert ears.word_error_rate(STORY, told.audio) < 0.1
+    assert words(told.of("done")["text"]) == words(STORY)
+    assert told.of("done")["duration_ms"] == round(told.audio.duration_ms)
+    parts = [message for message in told.messages if message["type"] == "part"]
+    assert words(" ".join(part["text"] for part in parts)) == words(STORY)
+    assert len(parts) > 2  # clause by clause and sentence by sentence, not all at the end
+    assert [part["start_ms"] for part in parts] == sorted(part["start_ms"] for part in parts)
+
+
+def test_speech_begins_before_the_text_has_ended(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        talk.send("text", text="This is the first sentence. And this")
+        told = talk.until("part")
+        assert told.of("part")["text"] == "This is the first sentence."
+        assert isinstance(talk.receive(), bytes)
+        talk.send("text", text=" is the second")
+        talk.send("end")
+        rest = talk.until("done")
+    assert rest.of("done")["text"] == "This is the first sentence. And this is the second"
+
+
+def test_a_flush_and_a_pause_are_ends_too(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        talk.send("text", text="half of a")
+        talk.send("flush")
+        assert talk.until("part").of("part")["text"] == "half of a"
+        talk.send("text", text="A whole one.")  # and then nothing more
+        assert talk.until("part").of("part")["text"] == "A whole one."
+
+
+def test_utterances_come_one_after_the_other(hibari: Served) -> None:
+    texts = ["One is here.", "Two comes now, with a little more.", "Three."]
+    with talking(hibari) as talk:
+        talk.send("start", utterance="first")
+        for text in texts:
+            talk.send("text", text=text)
+            talk.send("end")
+        told = [talk.until("done") for _ in texts]
+    assert [each.of("done")["utterance"] for each in told] == ["first", "u2", "u3"]
+    for each, text in zip(told, texts, strict=True):
+        assert len({message["utterance"] for message in each.messages}) == 1
+        assert each.of("done")["text"] == text
+        assert each.audio.duration_ms > 300
+
+
+def test_what_is_streamed_is_what_is_spoken_at_once(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        talk.send("start", seed=5)
+        told = talk.say("A single sentence.")
+    whole = hibari.speak(
+        "/stream_speak", text="A single sentence.", seed=5, response_format="pcm", stream_format="audio"
+    )
+    assert told.pcm == whole.content
+
+
+@pytest.mark.parametrize("response_format", ["wav", "mp3", "opus", "flac", "aac"])
+def test_every_format_and_base64(hibari: Served, response_format: str) -> None:
+    with talking(hibari) as talk:
+        talk.send("start", response_format=response_format, audio="base64")
+        told = talk.say("Hello there, my friend.")
+    assert told.of("started")["response_format"] == response_format
+    data = b"".join(base64.b64decode(message["audio"]) for message in told.messages if message["type"] == "audio")
+    assert not told.pcm
+    assert decode(data, field="audio").duration_ms == pytest.approx(told.of("done")["duration_ms"], abs=150)
+
+
+def test_an_interruption_tells_what_was_heard(kokoro: Served) -> None:
+    text = STORY + " " + STORY
+    with talking(kokoro) as talk:
+        talk.send("text", text=text)
+        talk.send("end")
+        begun = talk.until("part")
+        assert isinstance(talk.receive(), bytes)
+        talk.send("cancel", utterance=begun.of("started")["utterance"], played_ms=900)
+        told = talk.until("cancelled")
+        report = told.of("cancelled")
+        assert report["played_ms"] == 900
+        assert words(report["spoken_text"] + " " + report["unspoken_text"]) == words(text)
+        assert 1 <= len(words(report["spoken_text"])) <= 6
+        assert idle(kokoro)
+        after = talk.say("Sorry, go on.")
+    assert ears.word_error_rate("Sorry, go on.", after.audio) < 0.4
+    assert {message["utterance"] for message in after.messages} == {"u2"}
+
+
+def test_an_interruption_without_a_position_goes_by_the_clock(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        done = talk.say(STORY).of("done")
+        time.sleep(0.5)
+        talk.send("cancel")  # made and sent long ago, and still playing
+        report = talk.until("cancelled").of("cancelled")
+        assert 400 < report["played_ms"] < done["duration_ms"] - 1000
+        assert words(report["spoken_text"] + " " + report["unspoken_text"]) == words(STORY)
+        assert report["spoken_text"]
+        talk.send("cancel")
+        assert talk.until("cancelled").of("cancelled")["utterance"] is None
+
+
+def test_a_cancel_reports_those_that_wait_too(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        for text in ("One.", "Two.", "Three."):
+            talk.send("text", text=text)
+            talk.send("end")
+        talk.send("text", text="Four is not")
+        talk.send("cancel", played_ms=0)
+        seen = {}
+        while "u4" not in seen:
+            report = talk.until("cancelled").of("cancelled")
+            seen[report["utterance"]] = report["unspoken_text"]
+    assert seen["u4"] == "Four is not"
+
+
+def test_a_conversation_keeps_its_voice(kokoro: Served) -> None:
+    recording = base64.b64encode(RECORDING.read_bytes()).decode()
+    with talking(kokoro) as talk:
+        talk.send("start", speaker=0)
+        talk.send("heard", text="It is a truth universally acknowledged.", speaker=0, audio_b64=recording)
+        assert talk.until("heard").of("heard")["duration_ms"] > 500
+        first, second = talk.say("That is true."), talk.say("And so is this.")
+        session_id = talk.hello["session_id"]
+    voice = first.of("started")["voice"]
+    assert voice.startswith("match:")
+    assert second.of("started")["voice"] == voice
+    with talking(kokoro) as talk:  # another connection, the same conversation
+        talk.send("start", speaker=0, session_id=session_id)
+        assert talk.say("Here I am again.").of("started")["voice"] == voice
+
+
+BAD: list[tuple[str | bytes, str]] = [
+    ("not json", "message"),
+    (b"\x00\x01", "message"),
+    ("[]", "type"),
+    ('{"type": "sing"}', "type"),
+    ('{"type": "text"}', "text"),
+    ('{"type": "text", "text": ""}', "text"),
+    ('{"type": "text", "text": 5}', "text"),
+    ('{"type": "start", "voice": "../../etc/passwd"}', "voice"),
+    ('{"type": "start", "speaker": 7}', "speaker"),
+    ('{"type": "start", "response_format": "midi"}', "response_format"),
+    ('{"type": "cancel", "utterance": "nobody"}', "utterance"),
+    ('{"type": "heard", "text": "Hm.", "audio_b64": "!"}', "audio_b64"),
+]
+
+
+def test_bad_messages_are_answered_and_the_connection_goes_on(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        for message, name in BAD:
+            talk.socket.send(message)
+            error = talk.until("error").of("error")
+            assert error["field"] == name, error
+            assert error["code"] == "invalid_input"
+        talk.send("text", text="x" * 9_999)
+        talk.send("text", text="x" * 9_999)
+        talk.send("text", text="x" * 9_999)
+        assert talk.until("error").of("error")["field"] == "text"
+        talk.send("cancel")
+        talk.until("cancelled")
+        assert talk.say("Still here.").of("done")["text"] == "Still here."
+
+
+def test_an_engine_that_has_no_words_for_it_says_so(hibari: Served) -> None:
+    with talking(hibari) as talk:
+        error = talk.say("你好")
+        assert error.of("error")["field"] == "text"
+        assert error.of("error")["unspoken_text"] == "你好"
+        assert talk.say("Hello.").of("done")["text"] == "Hello."
+
+
+def test_a_reader_who_stops_reading_slows_nobody(hibari: Served) -> None:
+    with talking(hibari) as slow:
+        slow.send("start", max_duration_ms=300_000)
+        for _ in range(3):
+            slow.send("text", text=(STORY + " ") * 25)
+            slow.send("end")
+        for _ in range(5):
+            assert hibari.speak(text="Others are served.").status_code == 200
+        with talking(hibari) as other:
+            assert other.say("Me too.").of("done")["text"] == "Me too."
+    assert idle(hibari)
+
+
+def test_two_hundred_sessions_come_and_go_and_leave_nothing_behind(serve: Callable[..., Served]) -> None:
+    served = serve(engine="hibari", queue="64")
+    process = psutil.Process(served.process.pid)
+
+    def session(seed: int) -> None:
+        chance = random.Random(seed)
+        try:
+            with talking(served) as talk:
+                for _ in range(chance.randint(0, 3)):
+                    for start in range(0, len(STORY), 40):
+                        talk.send("text", text=STORY[start : start + 40])
+                        if chance.random() < 0.1:
+                            talk.send(chance.choice(["flush", "cancel", "end"]))
+                    talk.send("end")
+                    if chance.random() < 0.5:
+                        talk.until("done", "cancelled", "error")
+                if chance.random() < 0.3:
+                    talk.socket.socket.close()  # gone without a word
+        except (ConnectionClosed, OSError, TimeoutError):
+            pass
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(session, range(30)))
+    assert idle(served)
+    memory, threads = process.memory_info().rss, process.num_threads()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(session, range(200)))
+    assert idle(served)
+    assert process.memory_info().rss - memory < 60e6
+    assert process.num_threads() <= threads + 16  # a pool's idle workers
+    assert len([each for each in process.net_connections() if each.status == "ESTABLISHED"]) <= 2
+    assert served.speak(text="All is well.").status_code == 200
