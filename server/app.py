@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.bodies import Bodies
 from server.cors import origins_of, policy
 from server.desk import Desk
-from server.doors import native, websocket
+from server.doors import native, openai, websocket
 from server.errors import error_response
 from server.guard import GRANT, Guard
 from server.heads import Heads
@@ -28,7 +28,10 @@ from speech.release import VERSION
 from speech.service import Service
 from speech.settings import Settings
 
-DOORS = (native, websocket)
+MAX_LOGGED_CHARS = 200
+"""Of a path; it may be of any length."""
+
+DOORS = (native, openai, websocket)
 
 
 def create_app(service: Service, settings: Settings, keys: Keys | None = None) -> FastAPI:
@@ -90,12 +93,19 @@ class RequestLog:
                 took_ms = 1000 * (time.monotonic() - began_s)
                 grant = scope.get(GRANT)
                 whose = f" for {grant.name}" if grant and grant.name else ""
-                told = (scope["method"], quote(scope["path"]), status, took_ms, whose)
+                told = (scope["method"], _path(scope), status, took_ms, whose)
                 logger.info("{} {} {} in {:.0f} ms{}", *told)
 
 
 async def _error(request: Request, error: Exception) -> Response:
     response = error_response(request.scope["path"], error)
     if isinstance(error, SpeechError) and response.status_code >= 500:
-        logger.warning("{} {}: {}", quote(request.scope["path"]), response.status_code, error.message)
+        logger.warning(
+            "{} {}: {}", quote(request.scope["path"][:MAX_LOGGED_CHARS]), response.status_code, error.message
+        )
     return response
+
+
+def _path(scope: Scope) -> str:
+    """What the log may have of a path: no line of its own, and no more than a line."""
+    return quote(scope["path"][:MAX_LOGGED_CHARS])

@@ -28,6 +28,8 @@ def error_response(path: str, error: Exception) -> Response:
     status, body, headers = _told(error)
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="duologue"'
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body is not waited for
     return JSONResponse(shaped(path, status, body), status, headers)
 
 

@@ -45,6 +45,7 @@ GRANT = "duologue.grant"
 """Where a scope has its `Grant`."""
 
 MAX_ADDRESSES = 10_000
+MAX_HEAD_BYTES = 64 << 10
 
 
 class Bucket:
@@ -98,7 +99,7 @@ class Grant:
 
 
 class Guard:
-    """Lets in who may come in. Refuses with 401, 403 or 429 before anything of the request is read."""
+    """Lets in who may come in. Refuses with 401, 403, 429 or 431 before anything of the body is read."""
 
     def __init__(self, app: ASGIApp, *, keys: Keys | None, rate_per_minute: int, origins: tuple[str, ...]) -> None:
         self._app = app
@@ -109,15 +110,12 @@ class Guard:
         self._addresses: OrderedDict[str, Bucket] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _is_open(scope):
+        if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         try:
-            self._check_origin(scope)
-            grant = self._grant(scope)
-            usage = self._enter(grant)
+            usage = self._admit(scope)
         except (SpeechError, HTTPException) as error:
             return await error_response(scope["path"], error)(scope, receive, send)
-        scope[GRANT] = grant
         try:
             await self._app(scope, receive, send)
         finally:
@@ -127,6 +125,15 @@ class Guard:
         """Raises Unauthorised where `key` holds no more."""
         if self._keys is not None and key and not self._keys.holds(key):
             raise Unauthorised("the API key was revoked; ask the server's operator for another")
+
+    def _admit(self, scope: Scope) -> Usage:
+        """Let the request in: its use of its key, counted. Raises HTTPException, Unauthorised or RateLimited."""
+        _check_head(scope)
+        if _is_open(scope):
+            return Usage(open=1)
+        self._check_origin(scope)
+        scope[GRANT] = grant = self._grant(scope)
+        return self._enter(grant)
 
     def _grant(self, scope: Scope) -> Grant:
         if self._keys is None:
@@ -179,6 +186,13 @@ class Guard:
         if urlsplit(origin).netloc not in (headers.get("host"), headers.get("x-forwarded-host")):
             cure = "the server's operator can allow it, by DUOLOGUE_CORS_ORIGINS"
             raise HTTPException(403, f"pages of this origin may not connect; {cure}")
+
+
+def _check_head(scope: Scope) -> None:
+    """uvicorn bounds a head that is not whole; one that arrives in few pieces may be several times that."""
+    path_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    if path_bytes + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+        raise HTTPException(431, f"address and headers are larger than {MAX_HEAD_BYTES >> 10} KB together; send less")
 
 
 def _is_open(scope: Scope) -> bool:

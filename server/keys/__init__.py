@@ -111,7 +111,8 @@ def load(path: Path) -> KeyFile:
         raise StartupError(f"the file of keys {path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole of it"
+        ours = {"keys", *Key.model_fields}
+        place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in ours) or "its top"
         raise StartupError(f"the file of keys {path} is broken at {place}: {first['msg']}") from None
 
 
