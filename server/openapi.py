@@ -1,16 +1,22 @@
-"""What the published schema says of an operation: the request, every answer, every error."""
+"""What the published schema says of a route: the request, every answer, every error."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from audio_utils import MEDIA_TYPES
+from schemas import Model
 from speech.errors import STATUS
 from speech.operations import Operation
 
-_AUDIO: dict[str, Any] = {
+AUDIO: dict[str, Any] = {
     media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()
 }
+WAV = {"audio/wav": AUDIO["audio/wav"]}
+JSON = {"application/json": {"schema": {}}}
+"""Content of an answer, for `route`."""
+
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["detail", "code", "field"],
@@ -22,32 +28,114 @@ _ERROR_SCHEMA = {
 }
 
 
+_OPENAI_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "What went wrong and what would be right."},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The input at fault."},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+
+
 def describe(operation: Operation) -> dict[str, Any]:
     """Keywords for the route that serves `operation`."""
-    codes: dict[int, list[str]] = {}
-    for status, code in STATUS.values():
-        codes.setdefault(status, []).append(code)
-    codes.pop(499)  # nobody is left to see it
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": ", ".join(names), "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
-        for status, names in codes.items()
-    }
-    responses[200] = {"description": "The answer.", "content": _answer(operation)}
-    schema = operation.request.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
     summary, _, description = (operation.run.__doc__ or "").partition("\n")
     return {
         "summary": summary,
         "description": description,
-        "responses": responses,
+        "responses": _errors(_ERROR_SCHEMA) | {200: {"description": "The answer.", "content": _answer(operation)}},
         "response_model": None,
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        "openapi_extra": _body(_schema(operation.request), "application/json"),
     }
 
 
-def _answer(operation: Operation) -> dict[str, Any]:
+def describe_openai(
+    summary: str,
+    *,
+    answers: Iterable[str] = ("application/json",),
+    takes: type[schemas.Model] | None = None,
+    file: str | None = None,
+) -> dict[str, Any]:
+    """Keywords for a route of OpenAI's. answers: media types. takes: its body, which is a form where it holds a
+    `file` of that name."""
+    errors = _errors(_OPENAI_ERROR_SCHEMA, {404: ["not_found"]})
+    content = _AUDIO | {
+        media_type: {"schema": {"type": "string"}} for media_type in answers if media_type not in _AUDIO
+    }
+    answer = {"description": "The answer.", "content": {media_type: content[media_type] for media_type in answers}}
+    described: dict[str, Any] = {"summary": summary, "responses": errors | {200: answer}, "response_model": None}
+    if takes:
+        schema = _schema(takes)
+        if file:
+            schema["properties"][file] = {"type": "string", "format": "binary"}
+            schema["required"] = [*schema.get("required", ()), file]
+        described["openapi_extra"] = _body(schema, "multipart/form-data" if file else "application/json")
+    return described
+
+
+def _errors(schema: dict[str, Any], further: dict[int, list[str]] | None = None) -> dict[int | str, dict[str, Any]]:
+    codes: dict[int, list[str]] = {status: list(names) for status, names in (further or {}).items()}
+    for status, code in STATUS.values():
+        codes.setdefault(status, []).append(code)
+    codes.pop(499)  # nobody is left to see it
+    return {
+        status: {"description": ", ".join(names), "content": {"application/json": {"schema": schema}}}
+        for status, names in codes.items()
+    }
+
+
+def _schema(model: type[schemas.Model]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
+
+
+def _body(schema: dict[str, Any], media_type: str) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+def _answer(operation: Operation[Any]) -> dict[str, Any]:
     if operation.answers == "json":
         return {"application/json": {"schema": {"type": "array", "items": {"type": "string", "format": "byte"}}}}
     if operation.answers == "stream":
-        return {"text/event-stream": {"schema": {"type": "string"}}} | _AUDIO
-    return _AUDIO
+        return {"text/event-stream": {"schema": {"type": "string"}}} | AUDIO
+    return AUDIO
+
+
+def _parameters(query: type[Model]) -> list[dict[str, Any]]:
+    schema = _schema(query)
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _schema(model: type[Model]) -> dict[str, Any]:
+    """The JSON schema of `model`, whole: what pydantic puts aside under $defs stands where it is referred to."""
+    schema = model.model_json_schema()
+    aside = schema.pop("$defs", {})
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inlined(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inlined(aside[node["$ref"].rpartition("/")[2]])
+        return {name: inlined(value) for name, value in node.items()}
+
+    return inlined(schema)
