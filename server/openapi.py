@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import schemas
 from audio_utils import MEDIA_TYPES
-from schemas import Model
 from speech.errors import STATUS
 from speech.operations import Operation
 
@@ -14,7 +14,7 @@ AUDIO: dict[str, Any] = {
     media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()
 }
 WAV = {"audio/wav": AUDIO["audio/wav"]}
-JSON = {"application/json": {"schema": {}}}
+JSON: dict[str, Any] = {"application/json": {"schema": {}}}
 """Content of an answer, for `route`."""
 
 _ERROR_SCHEMA = {
@@ -46,15 +46,29 @@ _OPENAI_ERROR_SCHEMA = {
 }
 
 
-def describe(operation: Operation) -> dict[str, Any]:
+def describe(operation: Operation[Any]) -> dict[str, Any]:
     """Keywords for the route that serves `operation`."""
-    summary, _, description = (operation.run.__doc__ or "").partition("\n")
+    return route(operation.run.__doc__ or "", body=operation.request, answer=_answer(operation))
+
+
+def route(
+    about: str,
+    *,
+    answer: dict[str, Any],
+    body: type[schemas.Model] | None = None,
+    query: type[schemas.Model] | None = None,
+    path: Collection[str] = (),
+) -> dict[str, Any]:
+    """Keywords for a route. about: its summary, and after a line more. answer: content by media type. query: a model
+    with a field for each parameter. path: names in the path, which are strings."""
+    summary, _, description = about.partition("\n")
+    parameters = [*map(_path_parameter, path), *(_parameters(query) if query else ())]
     return {
         "summary": summary,
         "description": description,
-        "responses": _errors(_ERROR_SCHEMA) | {200: {"description": "The answer.", "content": _answer(operation)}},
+        "responses": _errors(_ERROR_SCHEMA) | {200: {"description": "The answer.", "content": answer}},
         "response_model": None,
-        "openapi_extra": _body(_schema(operation.request), "application/json"),
+        "openapi_extra": {"parameters": parameters} | (_body(_schema(body), "application/json") if body else {}),
     }
 
 
@@ -68,9 +82,7 @@ def describe_openai(
     """Keywords for a route of OpenAI's. answers: media types. takes: its body, which is a form where it holds a
     `file` of that name."""
     errors = _errors(_OPENAI_ERROR_SCHEMA, {404: ["not_found"]})
-    content = _AUDIO | {
-        media_type: {"schema": {"type": "string"}} for media_type in answers if media_type not in _AUDIO
-    }
+    content = AUDIO | {media_type: {"schema": {"type": "string"}} for media_type in answers if media_type not in AUDIO}
     answer = {"description": "The answer.", "content": {media_type: content[media_type] for media_type in answers}}
     described: dict[str, Any] = {"summary": summary, "responses": errors | {200: answer}, "response_model": None}
     if takes:
@@ -93,12 +105,6 @@ def _errors(schema: dict[str, Any], further: dict[int, list[str]] | None = None)
     }
 
 
-def _schema(model: type[schemas.Model]) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return schema
-
-
 def _body(schema: dict[str, Any], media_type: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
@@ -111,7 +117,7 @@ def _answer(operation: Operation[Any]) -> dict[str, Any]:
     return AUDIO
 
 
-def _parameters(query: type[Model]) -> list[dict[str, Any]]:
+def _parameters(query: type[schemas.Model]) -> list[dict[str, Any]]:
     schema = _schema(query)
     required = schema.get("required", ())
     return [
@@ -124,7 +130,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _schema(model: type[Model]) -> dict[str, Any]:
+def _schema(model: type[schemas.Model]) -> dict[str, Any]:
     """The JSON schema of `model`, whole: what pydantic puts aside under $defs stands where it is referred to."""
     schema = model.model_json_schema()
     aside = schema.pop("$defs", {})
