@@ -20,6 +20,9 @@ from speech.errors import StartupError
 from speech.service import Service
 from speech.settings import Settings
 
+MAX_MESSAGE_BYTES = 17 << 20
+"""Of a message on a WebSocket: the longest recording there may be, and its text."""
+
 _LOG_FORMAT = "{time:HH:mm:ss} {level: <7} {extra[request_id]} {message}"
 
 
@@ -45,6 +48,8 @@ def main() -> None:
         create_app(service, settings, keys),
         http=BoundedConnection,
         limit_concurrency=settings.connections,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_max_queue=2,
         log_level="warning",
         use_colors=False,  # else it asks stdout, which may be closed
         timeout_graceful_shutdown=round(settings.shutdown_s),

@@ -53,7 +53,13 @@ def create_app(service: Service, settings: Settings, keys: Keys | None = None) -
         within_s=settings.body_wait_s,
     )
     origins = origins_of(settings)
-    app.add_middleware(Guard, keys=keys, rate_per_minute=settings.rate_per_minute, origins=origins)
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        rate_per_minute=settings.rate_per_minute,
+        origins=origins,
+        max_websockets=settings.connections // 2,  # uvicorn counts them too: plain requests keep the other half
+    )
     app.add_middleware(RequestLog)
     if origins:
         app.add_middleware(CORSMiddleware, **policy(origins))

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import error_response
 from server.keys import Key, Keys
-from speech.errors import RateLimited, SpeechError, Unauthorised
+from speech.errors import Busy, RateLimited, SpeechError, Unauthorised
 
 OPEN_PATHS = frozenset(
     {
@@ -101,11 +101,16 @@ class Grant:
 class Guard:
     """Lets in who may come in. Refuses with 401, 403, 429 or 431 before anything of the body is read."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, rate_per_minute: int, origins: tuple[str, ...]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys | None, rate_per_minute: int, origins: tuple[str, ...], max_websockets: int
+    ) -> None:
+        """max_websockets: open at once, of all callers."""
         self._app = app
         self._keys = keys
         self._rate_per_minute = rate_per_minute
         self._origins = origins
+        self._max_websockets = max_websockets
+        self._websockets = 0
         self._usage: dict[str, Usage] = {}
         self._addresses: OrderedDict[str, Bucket] = OrderedDict()
 
@@ -116,9 +121,12 @@ class Guard:
             usage = self._admit(scope)
         except (SpeechError, HTTPException) as error:
             return await error_response(scope["path"], error)(scope, receive, send)
+        is_websocket = scope["type"] == "websocket"
+        self._websockets += is_websocket
         try:
             await self._app(scope, receive, send)
         finally:
+            self._websockets -= is_websocket
             usage.open -= 1
 
     def check(self, key: Key | None) -> None:
@@ -127,11 +135,13 @@ class Guard:
             raise Unauthorised("the API key was revoked; ask the server's operator for another")
 
     def _admit(self, scope: Scope) -> Usage:
-        """Let the request in: its use of its key, counted. Raises HTTPException, Unauthorised or RateLimited."""
+        """Let the request in: its use of its key, counted. Raises HTTPException, Unauthorised, RateLimited or Busy."""
         _check_head(scope)
         if _is_open(scope):
             return Usage(open=1)
         self._check_origin(scope)
+        if scope["type"] == "websocket" and self._websockets >= self._max_websockets:
+            raise Busy("as many WebSockets are open as there may be; try again later", retry_after_s=5)
         scope[GRANT] = grant = self._grant(scope)
         return self._enter(grant)
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.server.test_main import started
 
-BODY_WAIT_S = 4
+BODY_WAIT_S = 3
 PAGE = "https://page.example"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,24 @@ def test_a_page_of_another_origin_opens_no_websocket(guarded: Guarded, key: str)
     assert (status, "DUOLOGUE_CORS_ORIGINS" in told) == (403, True)
     for origin in (guarded.url, PAGE):
         assert "DUOLOGUE_CORS_ORIGINS" not in handshake(guarded, f"/nothing?api_key={key}", origin=origin)[1]
+
+
+def test_websockets_leave_room_for_plain_requests(guarded: Guarded, key: str) -> None:
+    url = guarded.url.replace("http", "ws") + f"/ws?api_key={key}"
+    with ExitStack() as half:
+        for _ in range(20):
+            half.enter_context(connect(url))
+        status, told = handshake(guarded, f"/ws?api_key={key}")
+        assert (status, json.loads(told)["code"]) == (429, "busy")
+        with guarded.http(key) as http:
+            assert http.post("/speak", json=HELLO).status_code == 200
+    assert until(lambda: can_connect(url))
+
+
+def can_connect(url: str) -> bool:
+    with suppress(InvalidStatus), connect(url):
+        return True
+    return False
 
 
 def test_pages_that_were_named_may_call_and_read_why_not(guarded: Guarded) -> None:
