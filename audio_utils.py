@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,7 @@ __all__ = [
     "fade_out",
     "padding_ms",
     "peak",
+    "resampled",
     "trim_silence",
 ]
 
@@ -91,6 +92,19 @@ class Audio:
         if keep >= len(self.samples):
             return self
         return fade_out(Audio(self.samples[:keep], self.sample_rate_hz), CUT_FADE_MS)
+
+
+def resampled(chunks: Iterable[Audio], sample_rate_hz: int) -> Iterator[Audio]:
+    """`chunks`, pieces of one sound, at another rate, without a seam where two of them meet."""
+    stream: soxr.ResampleStream | None = None
+    for chunk in chunks:
+        if chunk.sample_rate_hz == sample_rate_hz:
+            yield chunk
+            continue
+        stream = stream or soxr.ResampleStream(chunk.sample_rate_hz, sample_rate_hz, 1, dtype="float32")
+        yield Audio(stream.resample_chunk(chunk.samples), sample_rate_hz)
+    if stream:
+        yield Audio(stream.resample_chunk(np.zeros(0, np.float32), last=True), sample_rate_hz)
 
 
 # Level and silence

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import FormData, Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +25,10 @@ UNCOUNTED_BYTES = 64 << 10
 MAX_JSON_MARKS = 1_000_000
 """Commas and opening brackets in a body. The texts of the longest request hold fewer characters than that, and base64
 has none; 60 MB of nothing else would be parsed for seconds, with everybody waiting, into gigabytes."""
+
+
+MAX_FORM_PARTS = 20
+"""Files in a form, and other fields; no form that is taken here has half as many."""
 
 
 class Bodies:
@@ -123,3 +130,21 @@ async def read_json(request: Request) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}') from None
+
+
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """The body as a form with files, which are gone at the end. Raises InvalidInput where it is none."""
+    cure = "send multipart/form-data, as curl -F and every HTTP client make it"
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise InvalidInput("body", "is not a form", cure)
+    try:
+        form = await request.form(max_files=MAX_FORM_PARTS, max_fields=MAX_FORM_PARTS)
+    except ClientDisconnect:
+        raise CallerLeft from None
+    except HTTPException as error:
+        raise InvalidInput("body", f"is a form that cannot be read ({error.detail})", cure) from None
+    try:
+        yield form
+    finally:
+        await form.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import schemas
@@ -10,9 +10,9 @@ from audio_utils import MEDIA_TYPES
 from speech.errors import STATUS
 from speech.operations import Operation
 
-AUDIO: dict[str, Any] = {
-    media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MEDIA_TYPES.values()
-}
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+AUDIO: dict[str, Any] = {media_type: BINARY for media_type in MEDIA_TYPES.values()}
+EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 WAV = {"audio/wav": AUDIO["audio/wav"]}
 JSON: dict[str, Any] = {"application/json": {"schema": {}}}
 """Content of an answer, for `route`."""
@@ -73,24 +73,20 @@ def route(
 
 
 def describe_openai(
-    summary: str,
+    about: str,
     *,
-    answers: Iterable[str] = ("application/json",),
-    takes: type[schemas.Model] | None = None,
+    answer: dict[str, Any] = JSON,
+    body: type[schemas.Model] | None = None,
     file: str | None = None,
 ) -> dict[str, Any]:
-    """Keywords for a route of OpenAI's. answers: media types. takes: its body, which is a form where it holds a
-    `file` of that name."""
-    errors = _errors(_OPENAI_ERROR_SCHEMA, {404: ["not_found"]})
-    content = AUDIO | {media_type: {"schema": {"type": "string"}} for media_type in answers if media_type not in AUDIO}
-    answer = {"description": "The answer.", "content": {media_type: content[media_type] for media_type in answers}}
-    described: dict[str, Any] = {"summary": summary, "responses": errors | {200: answer}, "response_model": None}
-    if takes:
-        schema = _schema(takes)
-        if file:
-            schema["properties"][file] = {"type": "string", "format": "binary"}
-            schema["required"] = [*schema.get("required", ()), file]
-        described["openapi_extra"] = _body(schema, "multipart/form-data" if file else "application/json")
+    """Keywords for a route of OpenAI's, as for `route`. file: the name of the file in a body that is a form."""
+    described = route(about, answer=answer, body=body)
+    described["responses"] |= _errors(_OPENAI_ERROR_SCHEMA, {404: ["not_found"]})
+    if body and file:
+        schema = _schema(body)
+        schema["properties"][file] = {"type": "string", "format": "binary"}
+        schema["required"] = [*schema.get("required", ()), file]
+        described["openapi_extra"] = _body(schema, "multipart/form-data")
     return described
 
 
@@ -113,7 +109,7 @@ def _answer(operation: Operation[Any]) -> dict[str, Any]:
     if operation.answers == "json":
         return {"application/json": {"schema": {"type": "array", "items": {"type": "string", "format": "byte"}}}}
     if operation.answers == "stream":
-        return {"text/event-stream": {"schema": {"type": "string"}}} | AUDIO
+        return EVENTS | AUDIO
     return AUDIO
 
 

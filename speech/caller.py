@@ -6,13 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from speech.account import Account
 from speech.errors import CallerLeft
 
 
 class Caller:
-    """Tells the gate and the engine when nobody is listening any more. Safe from any thread."""
+    """Tells the gate and the engine when nobody is listening any more. Safe from any thread.
+
+    account: what the answer takes and gives, where the caller gets one answer, and as a whole.
+    """
 
     def __init__(self) -> None:
+        self.account = Account()
         self._lock = threading.Lock()
         self._gone = False
         self._callbacks: list[Callable[[], None]] = []

@@ -47,6 +47,10 @@ class Gate:
         """Callers that have the engine's turn."""
         return self._speaking
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """Give no further places; those that hold one may finish."""
         with self._changed:
@@ -107,12 +111,15 @@ class Gate:
 
 
 class Place:
-    """A caller's place in the gate's queue. work_s: how long it has had the engine so far, in seconds."""
+    """A caller's place in the gate's queue. asked_s, turn_s: when it first asked for a turn and got it, on the
+    monotonic clock. work_s: how long it has had the engine so far, in seconds."""
 
     def __init__(self, gate: Gate, caller: Caller) -> None:
         self._gate = gate
         self._came_s = time.monotonic()
         self.caller = caller
+        self.asked_s: float | None = None
+        self.turn_s: float | None = None
         self.work_s = 0.0
 
     @contextmanager
@@ -123,8 +130,10 @@ class Place:
         yet is sent away at the deadline: what was begun is finished.
         """
         deadline_s = None if self.work_s else self._came_s + self._gate._wait_s
+        self.asked_s = self.asked_s or time.monotonic()
         self._gate._acquire(self.caller, self._came_s if needed_s is None else needed_s, deadline_s)
         started_s = time.monotonic()
+        self.turn_s = self.turn_s or started_s
         try:
             yield
         finally:

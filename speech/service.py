@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from loguru import logger
 import schemas
 from audio_utils import Audio, decode, decode_b64, encode, padding_ms
 from cache import AudioCache
+from speech.account import Account, logged
 from speech.caller import Caller
 from speech.engines.base import Engine, Line, Segment
 from speech.errors import EngineFailed, InvalidInput, NotReady, OutOfMemory, SpeechError
@@ -73,7 +74,10 @@ class Spoken:
 
 
 class Service:
-    """One engine behind one gate, with what is remembered between requests."""
+    """One engine behind one gate, with what is remembered between requests.
+
+    watchers: are told the account of every answer when it has ended.
+    """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
@@ -83,6 +87,7 @@ class Service:
         )
         self.voices = Voices(engine.info, capacity=settings.voices, max_bytes=settings.voices_mb << 20)
         self.cache: AudioCache[Reply] = AudioCache(capacity=settings.cache_entries, max_bytes=settings.cache_mb << 20)
+        self.watchers: list[Callable[[Account], None]] = [logged]
         self._watermark_key = settings.watermark_key
         self._watermark: Watermark | None = None
         self._started_s: float | None = None
@@ -111,11 +116,19 @@ class Service:
         self._started_s = None
         self.engine.close()
 
-    def place(self, caller: Caller) -> AbstractContextManager[Place]:
-        """A place in the queue for `caller`, at once or not at all: raises NotReady or Busy."""
-        if not self.ready:
-            raise NotReady("the model is still loading; try again soon", retry_after_s=5)
-        return self.gate.place(caller)
+    @contextmanager
+    def place(self, caller: Caller, account: Account | None = None) -> Iterator[Place]:
+        """A place in the queue for `caller`, at once or not at all: raises NotReady or Busy. Everything for one answer
+        is done inside. account: that answer's, where it is not the caller's only one."""
+        account = account or caller.account
+        with account.closing(*self.watchers):
+            if not self.ready:
+                raise NotReady("the model is still loading; try again soon", retry_after_s=5)
+            with self.gate.place(caller) as place:
+                try:
+                    yield place
+                finally:
+                    account.asked_s, account.turn_s, account.work_s = place.asked_s, place.turn_s, place.work_s
 
     # What a request means
 
@@ -168,8 +181,8 @@ class Service:
             )
         return tuple(segments)
 
-    def recording(self, audio_b64: str, field: str) -> Audio:
-        """A caller's recording at the engine's rate. Raises InvalidInput naming `field`."""
+    def recording(self, audio: str | bytes, field: str) -> Audio:
+        """A caller's recording, base64 or a file's bytes, at the engine's rate. Raises InvalidInput naming `field`."""
         info = self.engine.info
         if info.context == "none":
             raise InvalidInput(
@@ -177,7 +190,8 @@ class Service:
                 f"cannot be used: the engine {info.name} has one voice and hears nothing said before",
                 "leave it out, or ask a server with another engine",
             )
-        return decode_b64(audio_b64, field=field).resampled(info.sample_rate_hz)
+        decoded = decode(audio, field=field) if isinstance(audio, bytes) else decode_b64(audio, field=field)
+        return decoded.resampled(info.sample_rate_hz)
 
     # Speaking; whoever calls these has the engine's turn
 
@@ -200,7 +214,11 @@ class Service:
         return [self._collect(stream) for stream in streams]
 
     def _collect(self, spoken: Spoken) -> Take:
-        chunks = list(spoken)
+        account, chunks = spoken.line.caller.account, []
+        for chunk in spoken:
+            account.heard(chunk.duration_ms)
+            chunks.append(chunk)
+        account.truncated |= spoken.truncated
         if not chunks:
             raise EngineFailed("the engine said nothing for this text; send another, or try again")
         audio = Audio.join(chunks)

@@ -6,16 +6,15 @@ nobody wait for a slow listener iterates in a thread of its own and keeps what i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loguru import logger
 from pybase64 import b64encode
 
 from audio_utils import MEDIA_TYPES, Audio, Encoder, Format
+from speech.account import Account
 from speech.caller import Caller
 from speech.engines.base import EngineInfo, Line, Segment
 from speech.errors import EngineFailed, SpeechError, to_http
@@ -71,9 +70,8 @@ class Speaking:
     the gate, needed when the sound before it ends: a long text does not keep others from being heard.
     A part is said after `line.context` and, on an engine that hears conversations, after the parts before it.
 
-    first_audio_ms: from the opening to the first sound. truncated: whether the limit cut something off; known at the
-    end, as are duration_ms (of the sound) and voices. spoken: the texts of the parts begun, with the milliseconds of
-    sound before each. late: how often sound came after the listener had run out of it.
+    truncated: whether the limit cut something off; known at the end, as are duration_ms (of the sound) and voices.
+    spoken: the texts of the parts begun, with the milliseconds of sound before each. account: what it took and gave.
     """
 
     def __init__(
@@ -86,16 +84,12 @@ class Speaking:
     ) -> None:
         self.caller = caller
         self.info = service.engine.info
-        self.first_audio_ms = 0.0
+        self.account = Account(streamed=True)
         self.duration_ms = 0.0
-        self.truncated = False
-        self.late = 0
         self.voices: dict[str, None] = {}
         self.spoken: list[tuple[str, float]] = []
         self.line: Line
         self._service = service
-        self._began_s = time.monotonic()
-        self._heard_until_s = self._began_s
         self._first: Audio | None = None
         self._remember = remember
         self._chunks = self._speak(prepare, parts)
@@ -112,9 +106,7 @@ class Speaking:
         """The answer to `parts`, each said as the line of `prepare` would be. remember: is given each part
         once it is said, with the turn still held. Raises SpeechError."""
         speaking = cls(service, caller, prepare, parts, remember)
-        speaking._first = next(speaking._chunks, None)
-        if speaking._first is None:
-            raise EngineFailed("the engine said nothing for this text; send another, or try again")
+        speaking._first = next(speaking._chunks)
         return speaking
 
     def __iter__(self) -> Iterator[Audio]:
@@ -131,7 +123,17 @@ class Speaking:
 
     def collect(self) -> Take:
         """All of it, as one take."""
+        self.account.streamed = False
         return Take(Audio.join(self), self.truncated, tuple(self.voices))
+
+    @property
+    def first_audio_ms(self) -> float:
+        """From the opening to the first sound."""
+        return self.account.first_audio_ms
+
+    @property
+    def truncated(self) -> bool:
+        return self.account.truncated
 
     @property
     def voice(self) -> str | None:
@@ -140,23 +142,23 @@ class Speaking:
 
     def _speak(self, prepare: Prepare, parts: Iterable[Part]) -> Generator[Audio]:
         context: list[Segment] = []
-        try:
-            with self._service.place(self.caller) as place:
-                settle = prepare()
-                for number, part in enumerate(parts):
-                    if number and self.duration_ms >= self.line.max_duration_ms:
-                        self.truncated = True
-                        return
-                    with place.turn(self._heard_until_s if number else None):
-                        if not number:
-                            self.line = settle()
-                        yield from self._say(part, number, context)
-                    if self.truncated:
-                        return
-                    if part.pause_ms:
-                        yield self._heard(Audio.silence(part.pause_ms, self.info.sample_rate_hz))
-        finally:
-            self._log()
+        with self._service.place(self.caller, self.account) as place:
+            settle = prepare()
+            for number, part in enumerate(parts):
+                if number and self.duration_ms >= self.line.max_duration_ms:
+                    self.account.truncated = True
+                    break
+                self.account.part()
+                with place.turn(self.account.heard_until_s if number else None):
+                    if not number:
+                        self.line = settle()
+                    yield from self._say(part, number, context)
+                if self.truncated:
+                    break
+                if part.pause_ms:
+                    yield self._heard(Audio.silence(part.pause_ms, self.info.sample_rate_hz))
+            if not self.duration_ms:
+                raise EngineFailed("the engine said nothing for this text; send another, or try again")
 
     def _say(self, part: Part, number: int, context: list[Segment]) -> Generator[Audio]:
         """Say one part, after those of `context`; adds it to them where the engine listens."""
@@ -172,7 +174,7 @@ class Speaking:
             if keeps:
                 sound.append(chunk)
             yield self._heard(chunk)
-        self.truncated |= spoken.truncated
+        self.account.truncated |= spoken.truncated
         voice = self._service.engine.voice_of(line)
         self.voices |= {voice: None} if voice else {}
         if sound:
@@ -193,29 +195,10 @@ class Speaking:
         )
 
     def _heard(self, chunk: Audio) -> Audio:
-        """Count `chunk` as handed over, to a listener who plays it at once."""
-        now_s = time.monotonic()
-        if not self.duration_ms:
-            self.first_audio_ms = 1000 * (now_s - self._began_s)
-            self._heard_until_s = now_s
-        elif now_s > self._heard_until_s:
-            self.late += 1
-            self._heard_until_s = now_s
+        """Count `chunk` as handed over."""
+        self.account.heard(chunk.duration_ms)
         self.duration_ms += chunk.duration_ms
-        self._heard_until_s += chunk.duration_ms / 1000
         return chunk
-
-    def _log(self) -> None:
-        if not self.duration_ms:
-            return
-        took_ms = 1000 * (time.monotonic() - self._began_s)
-        logger.info(
-            "spoke {:.0f} ms in {:.0f} ms (RTF {:.2f}), the first after {:.0f} ms",
-            self.duration_ms,
-            took_ms,
-            took_ms / max(1.0, self.duration_ms),
-            self.first_audio_ms,
-        )
 
     @property
     def usage(self) -> dict[str, int]:

@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 
 LEVELS: list[tuple[str, ...]] = [
     ("speech.errors", "speech.text", "cache", "speech.reply"),
-    ("speech.settings", "speech.release", "speech.caller", "speech.decoding", "schemas"),
+    ("speech.settings", "speech.release", "speech.account", "speech.decoding", "schemas"),
+    ("speech.caller",),
     ("speech.encoding",),
     ("audio_utils",),
     ("speech.engines.base", "speech.quality", "speech.watermark", "speech.tempo"),

@@ -80,7 +80,10 @@ class Voices:
     def all(self) -> list[Voice]:
         """Built-in voices, then aliases, then added ones, oldest first."""
         with self._lock:
-            return [*self._fixed.values(), *self._added.values()]
+            return self._everyone()
+
+    def _everyone(self) -> list[Voice]:
+        return [*self._fixed.values(), *self._added.values()]
 
     def find(self, name: str, field: str) -> Voice:
         """The voice of that id, or of that name in any case. Raises InvalidInput for `field` where there is none."""
@@ -98,13 +101,26 @@ class Voices:
         raise InvalidInput(field, "is not a voice here", f"ask for one of them, such as {', '.join(near)}")
 
     def add(self, name: str, text: str, audio: Audio) -> Voice:
-        """A voice that sounds as in `audio`, in which `text` is said ("" where that is not known)."""
-        id = f"voice_{uuid.uuid4().hex[:24]}"
-        recording = Segment(text, 0, audio)
-        voice = Voice(id, name, "custom", recording=recording, created_s=int(time.time()))
+        """A voice that sounds as in `audio`, in which `text` is said ("" where that is not known). Raises InvalidInput
+        for `name` where no voice may be called so, or another is."""
+        if not is_name(name):
+            raise InvalidInput("name", "will not do", "send 1 to 64 letters, digits, blanks or any of . ' _ -")
+        if not self._capacity:
+            raise InvalidInput("name", "cannot be kept: this server keeps no added voices", "ask for a built-in one")
+        voice = Voice(
+            f"voice_{uuid.uuid4().hex[:24]}",
+            name,
+            "custom",
+            recording=Segment(text, 0, audio),
+            created_s=int(time.time()),
+        )
         with self._lock:
-            self._added[id] = voice
-            while len(self._added) > self._capacity or _nbytes(self._added.values()) > self._max_bytes:
+            if any(name.lower() in (each.id.lower(), each.name.lower()) for each in self._everyone()):
+                raise InvalidInput("name", "is another voice's", "send another name, or remove that voice first")
+            self._added[voice.id] = voice
+            while len(self._added) > self._capacity or (
+                len(self._added) > 1 and _nbytes(self._added.values()) > self._max_bytes
+            ):
                 self._added.popitem(last=False)
         return voice
 
