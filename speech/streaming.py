@@ -13,7 +13,7 @@ from typing import Any
 
 from pybase64 import b64encode
 
-from audio_utils import MEDIA_TYPES, Audio, Encoder, Format
+from audio_utils import MEDIA_TYPES, Audio, Encoder, Format, resampled
 from speech.account import Account
 from speech.caller import Caller
 from speech.engines.base import EngineInfo, Line, Segment
@@ -209,10 +209,11 @@ class Speaking:
         return counted | {"total_tokens": sum(counted.values())}
 
 
-def encoded(speaking: Speaking, response_format: Format) -> Iterator[bytes]:
-    """The bytes of `speaking` as they come; none is empty."""
-    encoder = Encoder(response_format, speaking.info.sample_rate_hz)
-    for chunk in speaking:
+def encoded(speaking: Speaking, response_format: Format, sample_rate_hz: int | None = None) -> Iterator[bytes]:
+    """The bytes of `speaking` as they come, at the engine's rate or another; none is empty."""
+    rate_hz = sample_rate_hz or speaking.info.sample_rate_hz
+    encoder = Encoder(response_format, rate_hz)
+    for chunk in resampled(speaking, rate_hz):
         data = encoder.write(chunk)
         if data:
             yield data
