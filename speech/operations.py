@@ -37,7 +37,7 @@ def speak(service: Service, request: schemas.SpeakRequest, caller: Caller) -> Re
         line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             take = service.take(line)
-    return _audio(service, request, line, take)
+    return audio_reply(service, request, line, take)
 
 
 def conversation(service: Service, request: schemas.ConversationRequest, caller: Caller) -> Reply:
@@ -49,7 +49,7 @@ def conversation(service: Service, request: schemas.ConversationRequest, caller:
         line = service.line(request, caller, text="", speaker=0, max_duration_ms=total_ms, context=context)
         with place.turn():
             take = speak_turns(service, turns, line)
-    return _audio(service, request, line, take)
+    return audio_reply(service, request, line, take)
 
 
 def clone_voice(service: Service, request: schemas.CloneVoiceRequest, caller: Caller) -> Reply:
@@ -66,7 +66,7 @@ def clone_voice(service: Service, request: schemas.CloneVoiceRequest, caller: Ca
         )
         with place.turn():
             take = service.take(line)
-    return _audio(service, request, line, take)
+    return audio_reply(service, request, line, take)
 
 
 def stream_speak(service: Service, request: schemas.StreamSpeakRequest, caller: Caller) -> Speaking:
@@ -128,7 +128,7 @@ def contextual_speak(service: Service, request: schemas.ContextualSpeakRequest, 
             take = service.take(line)
             said = Segment(request.text, request.speaker, take.audio, *take.voices)
             service.sessions.remember(session_id, *given, said, anew=bool(given))
-    return _audio(service, request, line, take, {"X-Session-Id": session_id})
+    return audio_reply(service, request, line, take, {"X-Session-Id": session_id})
 
 
 def quality_speak(service: Service, request: schemas.SpeakRequest, caller: Caller) -> Reply:
@@ -137,7 +137,7 @@ def quality_speak(service: Service, request: schemas.SpeakRequest, caller: Calle
         line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             line, take, told = _checked(service, line, QUALITY_ATTEMPTS)
-    return _audio(service, request, line, take, told)
+    return audio_reply(service, request, line, take, told)
 
 
 def cached_speak(service: Service, request: schemas.PlainSpeakRequest, caller: Caller) -> Reply:
@@ -152,7 +152,7 @@ def cached_speak(service: Service, request: schemas.PlainSpeakRequest, caller: C
         line = _line(service, request, caller)
         with place.turn():
             take = service.take(line)
-    reply = _audio(service, request, line, take)
+    reply = audio_reply(service, request, line, take)
     service.cache.put(key, reply)
     return replace(reply, headers=reply.headers | {"X-Cache": "miss"})
 
@@ -178,7 +178,7 @@ def robust_speak(service: Service, request: schemas.SpeakRequest, caller: Caller
         line = _line(service, request, caller, context=service.heard(request.context, caller))
         with place.turn():
             line, take, told = _checked(service, replace(line, text=text), attempts=1)
-    return _audio(service, request, line, take, told)
+    return audio_reply(service, request, line, take, told)
 
 
 def _line(
@@ -210,7 +210,7 @@ def _checked(service: Service, line: Line, attempts: int) -> tuple[Line, Take, d
     raise QualityRejected(f"tried {times}; the last take failed its checks: " + "; ".join(found))
 
 
-def _audio(
+def audio_reply(
     service: Service, request: schemas.Sampling, line: Line, take: Take, told: dict[str, str] | None = None
 ) -> Reply:
     """`take` in the format asked for, with what there is to tell about it in the headers."""

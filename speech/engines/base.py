@@ -7,7 +7,7 @@ Knows nothing of requests, formats or queues. An engine is used by as many threa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -63,8 +63,9 @@ class EngineInfo:
     speaker's voice from them, approximately; "none": nothing, so a request with context is refused.
     takes: whether another seed gives another take of the same line. sampling: whether temperature and top_k change
     anything. grain: what it can hand over before the rest is made. parallel: lines it speaks at the same time.
-    speed: the least and the greatest pace that it can take by itself. line_chars: a text longer than this is better
-    said in several lines. notes: plain sentences on what to expect, shown to callers in /health.
+    speed: the least and the greatest pace that it can take by itself. cues: those of speech/text/cues.py that it makes
+    a sound of. languages: what it speaks, by ISO 639-1 code. line_chars: a text longer than this is better said in
+    several lines. notes: plain sentences on what to expect, shown to callers in /health.
     """
 
     name: str
@@ -79,8 +80,22 @@ class EngineInfo:
     parallel: int
     max_text_chars: int = 10_000
     speed: tuple[float, float] = (1.0, 1.0)
+    cues: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("en",)
     line_chars: int = 400
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine has done and what it holds.
+
+    batches: how many frames were made of no line, of one, of two at once, and so on, since the start; empty for an
+    engine that makes none. memory: of a device of its own, in bytes, by kind.
+    """
+
+    batches: tuple[int, ...] = ()
+    memory: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -102,6 +117,9 @@ class Engine(Protocol):
         at the limit by itself tells so in the iterator's `truncated`; one that goes on is cut by the service.
         Raises InvalidInput, EngineFailed, OutOfMemory or CallerLeft.
         """
+
+    def load(self) -> Load:
+        """What it has done and what it holds; cheap, from any thread."""
 
     def trim(self) -> None:
         """Give memory that is only kept for speed back to the device."""
