@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -11,13 +12,15 @@ from speech.errors import Busy, CallerLeft, NotReady
 from speech.gate import Gate, Place
 
 
-def waiting_thread(gate: Gate, place: Place, name: str, log: list[str]) -> threading.Thread:
+def waiting_thread(
+    gate: Gate, place: Place, name: str, log: list[str], needed_s: float | None = None
+) -> threading.Thread:
     """Takes a turn in a thread of its own and logs how that went; returns once the thread waits."""
     before = len(gate._waiting)
 
     def run() -> None:
         try:
-            with place.turn():
+            with place.turn(needed_s):
                 log.append(name)
         except (Busy, CallerLeft) as error:
             log.append(f"{name}: {type(error).__name__}")
@@ -41,6 +44,35 @@ def test_first_come_first_served() -> None:
             thread.join(10)
     assert log == ["b", "c", "d"]
     assert (gate.speaking, gate.waiting) == (0, 0)
+
+
+def test_who_speaks_on_in_parts_lets_those_go_first_who_need_it_sooner() -> None:
+    gate = Gate(slots=1, queue=5, wait_s=30)
+    log: list[str] = []
+    with gate.place(Caller()) as first, gate.place(Caller()) as long, gate.place(Caller()) as new:
+        with first.turn():
+            until_s = time.monotonic() + 10  # the sound made so far lasts until then
+            threads = [
+                waiting_thread(gate, long, "the long one goes on", log, needed_s=until_s),
+                waiting_thread(gate, new, "the new one begins", log),
+            ]
+        for thread in threads:
+            thread.join(10)
+        assert log == ["the new one begins", "the long one goes on"]
+
+
+def test_what_was_begun_is_finished_past_the_deadline() -> None:
+    gate = Gate(slots=1, queue=1, wait_s=0.05)
+    log: list[str] = []
+    with gate.place(Caller()) as one, gate.place(Caller()) as other:
+        with one.turn():
+            time.sleep(0.001)
+        with other.turn():
+            thread = waiting_thread(gate, one, "went on", log, needed_s=0.0)
+            time.sleep(0.1)
+            assert log == []
+        thread.join(10)
+    assert log == ["went on"]
 
 
 def test_full_is_said_at_once_and_says_when_to_come_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,3 +140,25 @@ def test_what_cannot_fit_is_a_400_that_names_it(http: TestClient) -> None:
     response = http.post("/speak", json={"text": "word " * 480, "max_duration_ms": 1000})
     assert response.status_code == 400
     assert response.json()["field"] == "text"
+
+
+@pytest.mark.parametrize("given", [{}, {"context": [{"text": "Hi.", "speaker": 0, "audio_b64": wav_b64(1.0)}]}])
+def test_streamed_sound_is_the_one_shot_sound_sample_for_sample(http: TestClient, given: dict[str, object]) -> None:
+    wanted = {**PLAIN, **given, "seed": 11, "response_format": "pcm"}
+    whole = http.post("/speak", json=wanted)
+    streamed = http.post("/stream_speak", json={**wanted, "stream_format": "audio"})
+    events = http.post("/stream_speak", json=wanted)
+    assert whole.status_code == streamed.status_code == 200, streamed.text
+    assert streamed.content == whole.content
+    told = [json.loads(line.removeprefix("data: ")) for line in events.text.split("\n\n") if line]
+    assert b"".join(base64.b64decode(each["audio"]) for each in told if "audio" in each) == whole.content
+    assert len(told) > 4  # by the frame, not in one go
+
+
+def test_a_streamed_session_is_heard_by_the_next(http: TestClient) -> None:
+    def say(session_id: str, text: str) -> bytes:
+        wanted = {"text": text, "seed": 4, "session_id": session_id, "max_duration_ms": 800, "response_format": "pcm"}
+        return http.post("/stream_speak", json={**wanted, "stream_format": "audio"}).content
+
+    assert say("one", "First.") == say("two", "First.")
+    assert say("one", "Second.") == say("two", "Second.") != say("three", "Second.")
