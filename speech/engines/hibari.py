@@ -9,7 +9,7 @@ from hibari import Hibari
 
 from audio_utils import Audio
 from speech.engines import embedded
-from speech.engines.base import EngineInfo, Line
+from speech.engines.base import EngineInfo, Line, Load
 
 
 class HibariEngine:
@@ -55,6 +55,9 @@ class HibariEngine:
             line.caller.check()
             ids = embedded.token_ids(phoneme_string)
             yield embedded.chunk(self._model.from_ids(ids, speed=line.speed, rng=noise))
+
+    def load(self) -> Load:
+        return Load()
 
     def trim(self) -> None:
         """Nothing is kept between lines."""

@@ -11,7 +11,7 @@ import torch
 from loguru import logger
 
 from audio_utils import Audio
-from speech.engines.base import EngineInfo, Line, Segment
+from speech.engines.base import EngineInfo, Line, Load, Segment
 from speech.engines.csm.frames import Frames
 from speech.engines.csm.int8 import to_int8
 from speech.engines.csm.mimi import MimiDecoder, MimiEncoder
@@ -173,6 +173,10 @@ class CsmEngine:
         )
         return self._scheduler.submit(line, prompt)
 
+    def load(self) -> Load:
+        batches = self._scheduler.batches if self._scheduler else []
+        return Load(tuple(batches), _memory(self._device))
+
     def trim(self) -> None:
         """The allocator's idle memory goes back; remembered prompts stay, they are bounded by their own setting."""
         Scheduler.trim()
@@ -203,3 +207,16 @@ class CsmEngine:
         line = Line(text="Ready.", context=(Segment(text="Hm.", speaker=1, audio=quiet),), max_duration_ms=240)
         for _ in self.speak(line):
             pass
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """What the GPU holds: in tensors, in the allocator's hands, in all (of every process), and its size."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "used": total - free,
+        "total": total,
+    }

@@ -6,6 +6,7 @@ The engine's threads put a request in and take chunks out; the worker does every
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import threading
 from collections import deque
@@ -41,6 +42,7 @@ class Request:
         self.chunks = Chunks(samples=line.max_duration_ms * rate_hz // 1000)
         self.last_row: torch.Tensor | None = None
         self.position = 0
+        self.context = contextvars.copy_context()  # so that the worker's log lines carry the request's id
 
     @property
     def gone(self) -> bool:
@@ -48,7 +50,10 @@ class Request:
 
 
 class Scheduler:
-    """The worker and its slots. takes: how often a lost take may be tried again, beyond the first."""
+    """The worker and its slots.
+
+    retries: how often a lost take may be tried again, beyond the first. batches: frames made for so many lines at once.
+    """
 
     def __init__(self, frames: Frames, reader: Reader, *, rate_hz: int, retries: int) -> None:
         self._frames = frames
@@ -59,6 +64,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._speaking: dict[int, Request] = {}
         self._noise: dict[int, Noise] = {}
+        self.batches = [0] * (frames.slots + 1)
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="csm", daemon=True)
 
@@ -150,6 +156,7 @@ class Scheduler:
     def _step(self) -> None:
         try:
             frame = self._frames.step(self._noise)
+            self.batches[len(self._noise)] += 1
         except Exception as error:
             # Nothing of this frame can be trusted, so nobody in it can go on; whoever waits is not touched.
             self._fail_everyone(self._told(error))
@@ -165,12 +172,12 @@ class Scheduler:
         verdict = request.ending.hear(samples, ended=ended)
         if verdict is Verdict.LOST and request.take < self._retries:
             request.take += 1
-            logger.info("a take stayed silent; take {} begins", request.take + 1)
+            request.context.run(logger.info, "a take stayed silent; take {} begins", request.take + 1)
             request.ending.again()
             self._join(slot, request)
             verdict = Verdict.ON
         elif verdict is Verdict.LOST:
-            logger.warning("{} takes of a line stayed silent", request.take + 1)
+            request.context.run(logger.warning, "{} takes of a line stayed silent", request.take + 1)
             request.ending.give_up()
             verdict = Verdict.OVER
         for piece in request.ending.ready:

@@ -14,7 +14,7 @@ import onnxruntime
 
 from audio_utils import Audio
 from speech.engines import embedded
-from speech.engines.base import EngineInfo, Line, Segment
+from speech.engines.base import EngineInfo, Line, Load, Segment
 from speech.engines.kokoro.match import VoiceMatch
 from speech.engines.kokoro.voices import VOICES, style_table
 from speech.errors import CallerLeft, StartupError
@@ -137,6 +137,9 @@ class KokoroEngine:
             if len(self._matched) > KEPT_MATCHES:
                 self._matched.popitem(last=False)
         return voice
+
+    def load(self) -> Load:
+        return Load()
 
     def trim(self) -> None:
         """Nothing is kept between lines but matched styles, which are bounded."""
