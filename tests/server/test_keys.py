@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from server.app import create_app
 from server.guard import OPEN_PATHS
@@ -164,6 +164,26 @@ def test_websockets_leave_room_for_plain_requests(guarded: Guarded, key: str) ->
         with guarded.http(key) as http:
             assert http.post("/speak", json=HELLO).status_code == 200
     assert until(lambda: can_connect(url))
+
+
+def test_each_utterance_of_a_websocket_counts(guarded: Guarded) -> None:
+    key = guarded.add("talkative", "--per-minute", "3")
+    said = json.dumps({"type": "text", "text": "Hello."}), json.dumps({"type": "end"})
+
+    def outcome(socket: ClientConnection) -> dict:
+        for message in said:
+            socket.send(message)
+        while True:
+            heard = socket.recv(60)
+            told = json.loads(heard) if isinstance(heard, str) else {}
+            if told.get("type") in ("done", "error"):
+                return told
+
+    with connect(guarded.url.replace("http", "ws") + f"/ws?api_key={key}") as socket:
+        assert [outcome(socket)["type"] for _ in range(2)] == ["done", "done"]
+        assert outcome(socket)["code"] == "rate_limited"
+        assert guarded.manage("revoke", "talkative").returncode == 0
+        assert outcome(socket)["code"] == "unauthorised"
 
 
 def can_connect(url: str) -> bool:

@@ -20,6 +20,7 @@ from pybase64 import b64encode
 from audio_utils import MEDIA_TYPES
 from server.desk import Desk
 from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
+from server.guard import GRANT
 from server.streams import LISTENER_S, Pump
 from speech.engines.base import Segment
 from speech.errors import Busy, CallerLeft, InvalidInput, SpeechError, to_http
@@ -158,6 +159,8 @@ class Connection:
         if self._current is None:
             if len(self._open) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} utterances are waiting on this connection; send more later", field="text")
+            if grant := self._socket.scope.get(GRANT):
+                grant.spend()
             self._count += 1
             id = self._next_id or f"u{self._count}"
             self._next_id = None
