@@ -36,6 +36,7 @@ __all__ = [
     "peak",
     "resampled",
     "trim_silence",
+    "usable",
 ]
 
 Format = Literal["wav", "flac", "mp3", "opus", "aac", "pcm"]
@@ -172,7 +173,12 @@ def decode(data: bytes, *, field: str, limits: DecodeLimits = DEFAULT_LIMITS) ->
         raise InvalidInput(field, "is empty", SEND)
     if len(data) > limits.max_bytes:
         raise _too_large(field, limits)
-    audio = Audio(*read(data, field=field, limits=limits))
+    return usable(Audio(*read(data, field=field, limits=limits)), field=field, limits=limits)
+
+
+def usable(audio: Audio, *, field: str, limits: DecodeLimits = DEFAULT_LIMITS) -> Audio:
+    """`audio` itself, where it is of use. Raises InvalidInput for `field` where it is not: too short or too long,
+    silent, out of scale or not numbers."""
     if not np.isfinite(audio.samples).all():
         raise InvalidInput(field, "holds samples that are not numbers (NaN or infinite)", "send samples within ±1")
     if peak(audio) > LOUDEST:
@@ -181,6 +187,8 @@ def decode(data: bytes, *, field: str, limits: DecodeLimits = DEFAULT_LIMITS) ->
     if audio.duration_ms < limits.min_ms:
         cure = f"send {limits.length} of speech"
         raise InvalidInput(field, f"is only {audio.duration_ms / 1000:.2f} s long", cure)
+    if audio.duration_ms > limits.max_ms:
+        raise InvalidInput(field, f"is longer than {limits.max_ms / 1000:g} s", f"send {limits.length} of speech")
     if np.ptp(audio.samples) / 2 < SILENT_BELOW:  # the swing rather than the peak: a constant offset is no sound
         raise InvalidInput(field, "is silent (below -60 dB of full scale)", "send a recording with speech in it")
     return audio

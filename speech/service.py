@@ -16,7 +16,7 @@ import numpy as np
 from loguru import logger
 
 import schemas
-from audio_utils import Audio, decode, decode_b64, encode, padding_ms
+from audio_utils import Audio, decode, decode_b64, encode, padding_ms, usable
 from cache import AudioCache
 from speech.account import Account, logged
 from speech.caller import Caller
@@ -181,8 +181,9 @@ class Service:
             )
         return tuple(segments)
 
-    def recording(self, audio: str | bytes, field: str) -> Audio:
-        """A caller's recording, base64 or a file's bytes, at the engine's rate. Raises InvalidInput naming `field`."""
+    def recording(self, audio: str | bytes | Audio, field: str) -> Audio:
+        """A caller's recording, base64 or a file's bytes or its sound, at the engine's rate. Raises InvalidInput naming
+        `field`."""
         info = self.engine.info
         if info.context == "none":
             raise InvalidInput(
@@ -190,8 +191,11 @@ class Service:
                 f"cannot be used: the engine {info.name} has one voice and hears nothing said before",
                 "leave it out, or ask a server with another engine",
             )
-        decoded = decode(audio, field=field) if isinstance(audio, bytes) else decode_b64(audio, field=field)
-        return decoded.resampled(info.sample_rate_hz)
+        if isinstance(audio, str):
+            audio = decode_b64(audio, field=field)
+        else:
+            audio = decode(audio, field=field) if isinstance(audio, bytes) else usable(audio, field=field)
+        return audio.resampled(info.sample_rate_hz)
 
     # Speaking; whoever calls these has the engine's turn
 
@@ -221,12 +225,16 @@ class Service:
         account.truncated |= spoken.truncated
         if not chunks:
             raise EngineFailed("the engine said nothing for this text; send another, or try again")
-        audio = Audio.join(chunks)
-        if self._watermark:
-            with _engine_errors():
-                audio = self._watermark.mark(audio)
+        audio = self.marked(Audio.join(chunks))
         voice = self.engine.voice_of(spoken.line)
         return Take(audio, spoken.truncated, (voice,) if voice else ())
+
+    def marked(self, audio: Audio) -> Audio:
+        """A whole clip with the watermark in it, where the operator wants one. Needs no turn."""
+        if not self._watermark:
+            return audio
+        with _engine_errors():
+            return self._watermark.mark(audio)
 
     def health(self) -> dict[str, object]:
         """What /health tells."""

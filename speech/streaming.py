@@ -124,7 +124,7 @@ class Speaking:
     def collect(self) -> Take:
         """All of it, as one take."""
         self.account.streamed = False
-        return Take(Audio.join(self), self.truncated, tuple(self.voices))
+        return Take(self._service.marked(Audio.join(self)), self.truncated, tuple(self.voices))
 
     @property
     def first_audio_ms(self) -> float:
