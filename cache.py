@@ -29,7 +29,8 @@ def content_key(**parts: Any) -> str:
 class AudioCache(Generic[V]):
     """Finished answers by content key; the least recently used go first. Safe from any thread.
 
-    capacity: entries kept, 0 keeps none. max_bytes: their size together.
+    capacity: entries kept, 0 keeps none. max_bytes: their size together. asked, found: how often an answer was looked
+    for, and how often it was there. nbytes: the size of what is kept.
     """
 
     def __init__(self, *, capacity: int, max_bytes: int) -> None:
@@ -37,22 +38,26 @@ class AudioCache(Generic[V]):
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, V] = OrderedDict()
-        self._nbytes = 0
+        self.nbytes = 0
+        self.asked = 0
+        self.found = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: str) -> V | None:
         with self._lock:
+            self.asked += 1
             if key in self._entries:
+                self.found += 1
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
     def put(self, key: str, value: V) -> None:
         with self._lock:
             previous = self._entries.pop(key, None)
-            self._nbytes += value.nbytes - (previous.nbytes if previous else 0)
+            self.nbytes += value.nbytes - (previous.nbytes if previous else 0)
             self._entries[key] = value
-            while self._entries and (len(self._entries) > self._capacity or self._nbytes > self._max_bytes):
+            while self._entries and (len(self._entries) > self._capacity or self.nbytes > self._max_bytes):
                 _, evicted = self._entries.popitem(last=False)
-                self._nbytes -= evicted.nbytes
+                self.nbytes -= evicted.nbytes

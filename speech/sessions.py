@@ -28,6 +28,7 @@ class Sessions:
     """Segments by session id; the least recently used go first. Safe from any thread.
 
     capacity: sessions kept. max_bytes: their audio together. ttl_s: how long an unused one is kept, in seconds.
+    nbytes: the audio that is kept.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Sessions:
         self._now = now
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._nbytes = 0
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -62,8 +63,8 @@ class Sessions:
             before = session.segments if session and not anew else ()
             session = _Session((*before, *said)[-KEPT_SEGMENTS:], self._now())
             self._sessions[session_id] = session
-            self._nbytes += session.nbytes
-            while len(self._sessions) > self._capacity or self._nbytes > self._max_bytes:
+            self.nbytes += session.nbytes
+            while len(self._sessions) > self._capacity or self.nbytes > self._max_bytes:
                 self._drop(next(iter(self._sessions)))
 
     def _expire(self) -> None:
@@ -77,5 +78,5 @@ class Sessions:
     def _drop(self, session_id: str) -> _Session | None:
         session = self._sessions.pop(session_id, None)
         if session:
-            self._nbytes -= session.nbytes
+            self.nbytes -= session.nbytes
         return session

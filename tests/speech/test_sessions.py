@@ -75,4 +75,4 @@ def test_two_at_once_both_stay_and_anew_forgets() -> None:
     assert texts(sessions, "a") == ["first", "one", "other"]
     sessions.remember("a", said("given"), said("new"), anew=True)
     assert texts(sessions, "a") == ["given", "new"]
-    assert sessions._nbytes == 2 * 40
+    assert sessions.nbytes == 2 * 40
