@@ -59,6 +59,7 @@ def phonemes(line: Line, *, british: bool) -> list[str]:
     speak = phonemizer(british)
     found: list[str] = []
     text = unicodedata.normalize("NFC", line.text)  # else an accent that is a character of its own is read on its own
+    text = "".join(map(_plain_digit, text))
     for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0].replace(",", "")), text)):
         for piece in clauses(sentence, MAX_SENTENCE_CHARS) if len(sentence) > MAX_SENTENCE_CHARS else [sentence]:
             line.caller.check()
@@ -68,6 +69,11 @@ def phonemes(line: Line, *, british: bool) -> list[str]:
     if not found:
         raise InvalidInput(line.field, "has no word that this engine can speak", "write English words or numbers")
     return found
+
+
+def _plain_digit(char: str) -> str:
+    """`char`; of a raised, lowered or circled digit the digit itself, which the reader takes for a number and fails."""
+    return f" {unicodedata.digit(char)} " if char.isdigit() and not char.isdecimal() else char
 
 
 def token_ids(phoneme_string: str) -> list[int]:

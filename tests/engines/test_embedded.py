@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 
 import pytest
 
@@ -18,6 +19,13 @@ def test_no_text_is_slow_to_read(text: str) -> None:
     began_s = time.process_time()
     assert embedded.phonemes(Line(text), british=False)
     assert time.process_time() - began_s < 3
+
+
+@pytest.mark.parametrize("text", ["ten²", "R¹&Ú", "H₂O", "⑦ dwarfs"])
+def test_digits_of_every_shape_are_read(text: str) -> None:
+    plain = unicodedata.normalize("NFKC", text)
+    digit = next(char for char in plain if char.isdigit())
+    assert embedded.phonemes(Line(digit), british=False)[0] in embedded.phonemes(Line(text), british=False)[0]
 
 
 def test_a_caller_who_left_is_not_read_to() -> None:
