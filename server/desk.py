@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from audio_utils import MEDIA_TYPES, Format
 from server import bodies
+from server.metrics import Metrics
 from server.streams import Backlog, Pump, sent
 from speech.caller import Caller
 from speech.errors import CallerLeft, NotReady, SpeechError
@@ -41,6 +42,7 @@ class Desk:
         self.settings = settings
         self.threads = anyio.CapacityLimiter(2 * (service.engine.info.parallel + settings.queue) + SPARE_THREADS)
         self.backlog = Backlog(settings.stream_buffer_mb << 20)
+        self.metrics = Metrics(service, self.backlog)
 
     async def json(self, request: Request) -> Any:
         """The body as JSON. Raises InvalidInput, BodyTooLarge or CallerLeft."""

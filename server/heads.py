@@ -26,4 +26,8 @@ class Heads:
         async def receive_end() -> Message:
             return {"type": "http.disconnect"} if ended else await receive()
 
-        await self._app({**scope, "method": "GET"}, receive_end, send_head)
+        as_get: Scope = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive_end, send_head)
+        finally:
+            scope["route"] = as_get.get("route")  # for those who stand outside

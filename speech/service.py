@@ -91,10 +91,22 @@ class Service:
         self._watermark_key = settings.watermark_key
         self._watermark: Watermark | None = None
         self._started_s: float | None = None
+        self._draining = False
 
     @property
     def ready(self) -> bool:
         return self._started_s is not None
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why no request should be sent here now; None where one may."""
+        if self._draining or self.gate.closed:
+            return "shutting down"
+        return None if self.ready else "loading"
+
+    def drain(self) -> None:
+        """Ask for no further requests; those that come all the same are answered."""
+        self._draining = True
 
     def start(self) -> None:
         """Load and warm the engine. Raises StartupError."""

@@ -41,6 +41,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("speech.engines.csm", "speech.engines.registry", "speech.watermark", "bench"),
     "transformers": ("speech.engines.csm", "bench"),
     "onnxruntime": ("speech.engines.kokoro", "speech.engines.hibari"),
+    "prometheus_client": ("server.metrics",),
+    "opentelemetry": ("server.tracing",),
     "hibari": ("speech.engines.embedded", "speech.engines.hibari"),
     "av": ("speech.decoding", "speech.encoding", "speech.tempo"),
 }
