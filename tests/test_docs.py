@@ -10,11 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import schemas
+from audio_utils import Audio
+from server.doors.websocket.messages import MESSAGES
 from speech.errors import STATUS
-from speech.operations import OPERATIONS
+from speech.operations import OPERATIONS, STREAM_SPEAK
 from speech.settings import PREFIX, Settings
 from tests import ears
 from tests.conftest import ROOT, Served
@@ -95,19 +98,34 @@ def test_commands_and_code_run(document: str, made_to_serve: str, tmp_path: Path
 def test_every_operation_is_in_the_readme_and_the_reference() -> None:
     for document in ("README.md", "docs/operations.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
-        for operation in OPERATIONS.values():
+        for operation in (*OPERATIONS.values(), STREAM_SPEAK):
             assert f"`{operation.path}`" in text, (document, operation.path)
 
 
 def test_every_field_and_error_is_in_the_reference() -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    for operation in OPERATIONS.values():
+    for operation in (*OPERATIONS.values(), STREAM_SPEAK):
         for name in operation.request.model_fields:
             assert f"`{name}`" in text, name
     for model in (schemas.ContextSegment, schemas.Turn):
         assert all(name in text for name in model.model_fields)
     for status, code in STATUS.values():
         assert status == 499 or f"`{code}`" in text, code
+
+
+def test_every_message_of_the_websocket_is_in_its_page() -> None:
+    text = (ROOT / "docs/websocket.md").read_text(encoding="utf-8")
+    for kind, model in MESSAGES.items():
+        assert all(f"`{name}`" in text for name in (kind, *model.model_fields)), kind
+
+
+def test_the_websocket_example_runs(made_to_serve: str, tmp_path: Path) -> None:
+    url = made_to_serve[made_to_serve.index("http://") :].split(maxsplit=1)[0]
+    for language, text in blocks("docs/websocket.md"):
+        run(language, text.replace("ws://127.0.0.1:8000", url.replace("http", "ws")), tmp_path)
+    audio = Audio(np.fromfile(tmp_path / "story.pcm", "<i2").astype(np.float32) / 32767, 24_000)
+    said = "Once upon a time, there was a server. It spoke while others wrote."
+    assert ears.word_error_rate(said, audio) <= 0.2
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
