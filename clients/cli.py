@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -19,8 +18,9 @@ from tqdm import tqdm
 from .batch import read_lines, speak_lines
 from .client import DEFAULT_TIMEOUT, TTSClient
 from .errors import AuthenticationFailed, TTSError
-from .player import Player, PlayerFailed, find_player, play
+from .player import PlayerFailed, find_player
 from .script import ScriptError, read_turns
+from .sink import Sink
 from .values import ResponseFormat, Speech
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -61,7 +61,11 @@ def _speak(options: argparse.Namespace) -> int:
     sink = _sink(options)
     text = _text(options.text)
     with _client(options) as client:
-        sink.take(client.speak(text, speaker=options.speaker, **_clone_options(options, sink)))
+        asked = {"speaker": options.speaker, "voice": options.voice, **_clone_options(options, sink)}
+        if options.stream:
+            sink.take_live(client.stream(text, **asked))
+        else:
+            sink.take(client.speak(text, **asked))
     return 0
 
 
@@ -100,6 +104,7 @@ def _batch(options: argparse.Namespace) -> int:
             return client.batch_speak(
                 texts,
                 speaker=options.speaker,
+                voice=options.voice,
                 max_duration_per_text_ms=options.max_duration_ms,
                 **_sampling(options, extension),
             )
@@ -121,47 +126,25 @@ def _health(options: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Sink:
-    """Where a sound goes. file: `-` for stdout, None for nowhere but the player."""
-
-    file: str | None
-    response_format: str
-    player: Player | None
-
-    def take(self, speech: Speech) -> None:
-        """Writes and plays `speech`, and says on stderr what it is. Raises OSError, PlayerFailed."""
-        if self.file == "-":
-            sys.stdout.buffer.write(speech)
-            sys.stdout.buffer.flush()
-        elif self.file:
-            speech.save(self.file)
-        notes = [f"{len(speech):,} bytes", speech.media_type]
-        if speech.seed is not None:
-            notes.append(f"seed {speech.seed}")
-        if speech.truncated:
-            notes.append("cut at the longest duration allowed")
-        print(f"{self.file or 'played'}: {', '.join(notes)}", file=sys.stderr)
-        if self.player:
-            play(self.player, speech, self.response_format)
-
-
 def _sink(options: argparse.Namespace) -> Sink:
     """Where the sound of these options goes; whatever stands in its way is found before anything is asked."""
     file: str | None = options.output
-    if file is None and not options.play:
+    live: bool = getattr(options, "stream", False)
+    playing: bool = options.play or (live and file is None)
+    if file is None and not playing:
         raise UsageError("say where the sound goes: -o FILE, -o - for stdout, or --play")
     if file == "-" and sys.stdout.isatty():
         raise UsageError("sound is not for a terminal: redirect stdout or give -o FILE")
     response_format = options.format
     if response_format is None:
-        suffix = Path(file).suffix.lower() if file and file != "-" else ".wav"
+        unnamed = ".pcm" if live and file is None else ".wav"
+        suffix = Path(file).suffix.lower() if file and file != "-" else unnamed
         response_format = EXTENSIONS.get(suffix)
         if response_format is None:
             raise UsageError(f"{file}: cannot tell the format from the name; give --format {'|'.join(FORMATS)}")
     if file and not Path(file).parent.is_dir():
         raise UsageError(f"{file}: there is no such folder")
-    return Sink(file, response_format, find_player(response_format) if options.play else None)
+    return Sink(file, response_format, find_player(response_format, live=live) if playing else None)
 
 
 def _client(options: argparse.Namespace) -> TTSClient:
@@ -177,6 +160,7 @@ def _sampling(options: argparse.Namespace, response_format: str) -> Any:
         "seed": options.seed,
         "temperature": options.temperature,
         "top_k": options.top_k,
+        "speed": options.speed,
         "response_format": response_format,
     }
 
@@ -231,11 +215,13 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same audio")
     group.add_argument("--temperature", type=float, metavar="T", help="0 to 2")
     group.add_argument("--top-k", type=int, metavar="N")
+    group.add_argument("--speed", type=float, metavar="X", help="the pace: 0.25 to 4")
     group.add_argument("--max-duration-ms", type=int, metavar="MS", help="the audio (in a batch, of each line)")
     group.add_argument("--format", choices=FORMATS, help="by default what the output's name ends in, or wav")
 
     speaker = _Parser(add_help=False)
     speaker.add_argument("--speaker", type=int, metavar="N", help="0 or 1")
+    speaker.add_argument("--voice", metavar="NAME", help="one that the server has, in place of the speaker's own")
 
     output = _Parser(add_help=False)
     output.add_argument("-o", "--output", metavar="FILE", help="- for stdout")
@@ -246,6 +232,9 @@ def _parser() -> argparse.ArgumentParser:
 
     speak = commands.add_parser("speak", parents=[voice, speaker, output, server], help="say a text")
     speak.add_argument("text", metavar="TEXT", help="what to say, the name of a file that holds it, or - for stdin")
+    speak.add_argument(
+        "--stream", action="store_true", help="hear it while it is made: played, or written to the output, as it comes"
+    )
     speak.set_defaults(run=_speak)
 
     conversation = commands.add_parser("conversation", parents=[voice, output, server], help="say a dialogue")

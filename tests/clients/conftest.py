@@ -19,6 +19,7 @@ import pytest
 
 import schemas
 from speech.errors import InvalidInput, to_http
+from tests.clients.streams import DONE, START, delta, failed, written
 
 ROOT = Path(__file__).parents[2]
 REQUESTS: dict[str, type[schemas.Model]] = {
@@ -31,6 +32,7 @@ REQUESTS: dict[str, type[schemas.Model]] = {
     "/cached_speak": schemas.PlainSpeakRequest,
     "/optimized_speak": schemas.SpeakRequest,
     "/robust_speak": schemas.SpeakRequest,
+    "/stream_speak": schemas.StreamSpeakRequest,
 }
 
 
@@ -45,14 +47,22 @@ def wav(frames: int = 240) -> bytes:
     return out.getvalue()
 
 
+def wav_header() -> bytes:
+    """That of a WAV whose length nobody knows yet."""
+    header = bytearray(wav(0))
+    header[4:8] = header[40:44] = b"\xff" * 4
+    return bytes(header)
+
+
 class FakeServer:
     """Parses every request with the real `schemas` and answers with silence. `seen` holds (path, headers, body).
 
     A text that holds "UNSPEAKABLE" is refused, one that holds "CRASH" is a 500, and where `key` is set, a request
-    without it a 401.
+    without it a 401. In a stream, after the first sound, "BREAK" is an error and "STAY" waits until the caller leaves.
     """
 
     def __init__(self) -> None:
+        self.caller_left = threading.Event()
         self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.key: str | None = None
         owner = self
@@ -77,9 +87,26 @@ class FakeServer:
                 if isinstance(request, schemas.BatchSpeakRequest):
                     sounds = [base64.b64encode(wav(24 * len(text))).decode() for text in request.texts]
                     return self._answer(200, json.dumps(sounds).encode(), "application/json")
+                if isinstance(request, schemas.StreamSpeakRequest):
+                    return self._stream(request)
                 seed = getattr(request, "seed", None)
                 told = {"X-Seed": str(7 if seed is None else seed), "X-Truncated": "false", "X-Request-Id": "r1"}
                 self._answer(200, wav(), "audio/wav", told)
+
+            def _stream(self, request: schemas.StreamSpeakRequest) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                told = {"seed": 7, "response_format": request.response_format, "media_type": "audio/x"}
+                header = wav_header() if request.response_format == "wav" else b""
+                self.wfile.write(written(START | told, delta(header + b"\1\0" * 120)))
+                if "STAY" in request.text:
+                    self.rfile.read(1)
+                    owner.caller_left.set()
+                elif "BREAK" in request.text:
+                    self.wfile.write(written(failed("engine_failed", "the engine broke")))
+                else:
+                    self.wfile.write(written(delta(b"\2\0" * 120), DONE | {"truncated": False}))
 
             def _error(self, status: int, detail: str, code: str) -> None:
                 body = {"detail": detail, "code": code, "field": None}
