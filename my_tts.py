@@ -7,20 +7,22 @@ A deployment sends the text of this file and nothing else: whatever it imports i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from chutes.chute import Chute, NodeSelector
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from loguru import logger
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from image import image_of
-from speech import release
+from speech import event_stream, release
 from speech.caller import Caller
 from speech.engines.registry import choose
 from speech.errors import InvalidInput, SpeechError, StartupError, to_http
-from speech.operations import OPERATIONS
+from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
@@ -81,6 +83,79 @@ async def answer(self: Chute, name: str, args: Any) -> Response:
     return Response(reply.body, media_type=reply.media_type, headers=reply.headers)
 
 
+def stream(self: Chute, args: Any) -> Iterator[str]:
+    """The events that answer the raw body `args`, made in a thread of the SDK's, which runs to their end."""
+    try:
+        yield from event_stream.opened(self.state.service, args, args.caller if isinstance(args, Body) else Caller())
+    except Exception as error:
+        raise Refused(error) from error
+
+
+class Refused(HTTPException):
+    """What kept a stream from beginning. The SDK lets errors of this class alone be answered as we want."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(500)
+        self.error = error
+
+
+class Body(dict):
+    """A request's body, with its caller: the SDK hands a cord nothing else."""
+
+    def __init__(self, body: dict[str, Any], caller: Caller) -> None:
+        super().__init__(body)
+        self.caller = caller
+
+
+class Listening:
+    """Lets a stream know that its listener has gone. The SDK stops sending then, and lets the cord speak on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != STREAM_SPEAK.path:
+            return await self._app(scope, receive, send)
+        caller, gone, state = Caller(), asyncio.Event(), scope.setdefault("state", {})
+        if isinstance(state.get("decrypted"), dict):
+            state["decrypted"] = Body(state["decrypted"], caller)
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            caller.leave()
+            gone.set()
+
+        async def receive_the_end() -> Message:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_as_events(message: Message) -> None:
+            """In dev mode the answer goes out as it is, and the SDK does not say what it is."""
+            if message["type"] == "http.response.start" and message["status"] == 200 and "_encrypt" not in state:
+                message["headers"] = [*message["headers"], (b"content-type", b"text/event-stream; charset=utf-8")]
+            await send(message)
+
+        watching = asyncio.create_task(watch())
+        try:
+            await self._app(scope, receive_the_end, send_as_events)
+        finally:
+            watching.cancel()
+            caller.leave()
+
+
+chute.add_middleware(Listening)
+
+
+@chute.exception_handler(Refused)
+async def refused(request: Request, refusal: Refused) -> Response:
+    """As on the other cords."""
+    if isinstance(refusal.error, SpeechError):
+        return await told(request, refusal.error)
+    logger.opt(exception=refusal.error).error("a stream failed before it began")
+    return await unforeseen(request, refusal.error)
+
+
 @chute.exception_handler(SpeechError)
 async def told(request: Request, error: SpeechError) -> Response:
     """What the caller is told of an error; the same on the self-hosted server."""
@@ -100,9 +175,12 @@ async def unforeseen(request: Request, error: Exception) -> Response:
     return JSONResponse(body, 500)
 
 
+MEDIA_TYPES = {"audio": "audio/wav", "json": "application/json", "stream": "text/event-stream"}
+
+
 def public(name: str) -> dict[str, Any]:
     """What a cord's decorator tells the platform of operation `name`."""
-    operation = OPERATIONS[name]
+    operation: Operation = STREAM_SPEAK if name == STREAM_SPEAK.name else OPERATIONS[name]
     model = operation.request.__name__
     schema = operation.request.model_json_schema(ref_template="#/definitions/{model}")
     # The shape the SDK gives to a model, written out here: its own leaves references to nested models dangling.
@@ -117,7 +195,7 @@ def public(name: str) -> dict[str, Any]:
         "public_api_method": "POST",
         "input_schema": published,
         "minimal_input_schema": published,
-        "output_content_type": "audio/wav" if operation.answers == "audio" else "application/json",
+        "output_content_type": MEDIA_TYPES[operation.answers],
     }
 
 
@@ -164,6 +242,11 @@ async def optimized_speak(self: Chute, args: dict | None = None) -> Response:
 @chute.cord(**public("robust_speak"))
 async def robust_speak(self: Chute, args: dict | None = None) -> Response:
     return await answer(self, "robust_speak", args)
+
+
+@chute.cord(stream=True, **public("stream_speak"))
+def stream_speak(self: Chute, args: dict | None = None) -> Iterator[str]:
+    return stream(self, args)
 
 
 @chute.cord(

@@ -111,7 +111,8 @@ def test_the_deployment_says_what_is_meant(deployer: Deployer, deployed: dict[st
     assert deployed["node_selector"]["min_vram_gb_per_gpu"] == 24
     assert deployed["concurrency"] == 16
     assert deployed["allow_external_egress"] is False
-    assert len(deployed["cords"]) == 10
+    assert len(deployed["cords"]) == 11
+    assert [cord["path"] for cord in deployed["cords"] if cord["stream"]] == ["/stream_speak"]
     assert deployer.platform.images[deployed["image"]]["tag"].startswith(release.release_of(deployer.checkout) + "-")
 
 

@@ -16,7 +16,7 @@ from pybase64 import b64encode
 from server.app import create_app
 from speech.caller import Caller
 from speech.gate import Gate
-from speech.operations import OPERATIONS
+from speech.operations import OPERATIONS, STREAM_SPEAK
 from speech.quality import checks
 from speech.service import Service
 from speech.settings import Settings
@@ -68,12 +68,13 @@ def faces(dev_chute: Chute) -> Iterator[Faces]:
     dev_chute.state.service = hibari
 
 
+HELLO = {"text": "Hello there.", "seed": 3}
+PATHS = [STREAM_SPEAK.path, *(operation.path for operation in OPERATIONS.values())]
+
+
 def test_the_chute_has_the_servers_paths_and_methods(dev_chute: Chute) -> None:
     cords = {(cord.public_api_path, cord._public_api_method) for cord in dev_chute.cords}
-    assert cords == {(operation.path, "POST") for operation in OPERATIONS.values()} | {("/health", "GET")}
-
-
-HELLO = {"text": "Hello there.", "seed": 3}
+    assert cords == {(path, "POST") for path in PATHS} | {("/health", "GET")}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,18 @@ def test_an_answer_is_the_same(faces: Faces, path: str, body: dict[str, Any]) ->
     assert faces.ask(path, body).status_code == 200
 
 
-@pytest.mark.parametrize("path", [operation.path for operation in OPERATIONS.values()])
+def test_a_stream_is_the_same(faces: Faces) -> None:
+    body = {"text": "Hello there. And once more.", "seed": 3, "response_format": "opus"}
+    told = []
+    for face in (faces.server, faces.chute):
+        answer = face.post("/stream_speak", json=body)
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        told.append([json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line])
+        assert told[-1][-1].pop("first_audio_ms") > 0
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "body",
     [b"{", b"\xff", b"[" * 100_000, b"[1]", b'"Hello."', b"7", b"true", b"null", b"{}", {"txt": "Hello."}],
@@ -134,6 +146,9 @@ def test_an_empty_body_is_a_400_on_both_faces(faces: Faces, body: bytes) -> None
         ("/clone_voice", {"text": "Hi.", "reference_text": "Hi."}, "reference_audio_b64"),
         ("/batch_speak", {"texts": ["Hi."] * 11}, "texts"),
         ("/contextual_speak", HELLO | {"session_id": "a b"}, "session_id"),
+        ("/stream_speak", HELLO | {"session_id": "a b"}, "session_id"),
+        ("/stream_speak", HELLO | {"voice": "nobody"}, "voice"),
+        ("/stream_speak", HELLO | {"stream": True}, "stream"),
         ("/robust_speak", {"text": "1234567 " * 120}, "text"),
     ],
 )
@@ -155,8 +170,9 @@ def test_more_callers_than_places_are_told_when_to_come_back(faces: Faces, monke
     gate = Gate(slots=1, queue=0, wait_s=1)
     monkeypatch.setattr(faces.service, "gate", gate)
     with gate.place(Caller()):
-        busy = faces.ask("/speak", HELLO)
-    assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
+        for path in ("/speak", "/stream_speak"):
+            busy = faces.ask(path, HELLO)
+            assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
 
 
 def test_a_rejected_take_says_why(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +187,10 @@ def test_anything_unforeseen_is_a_500_without_a_trace(faces: Faces, monkeypatch:
         raise ValueError("in /home/somebody/secret.py")
 
     monkeypatch.setattr(faces.service, "place", broken)
-    error = faces.ask("/speak", HELLO)
-    assert (error.status_code, error.json()["code"]) == (500, "internal")
-    assert "secret" not in error.text and "Traceback" not in error.text
+    for path in ("/speak", "/stream_speak"):
+        error = faces.ask(path, HELLO)
+        assert (error.status_code, error.json()["code"]) == (500, "internal")
+        assert "secret" not in error.text and "Traceback" not in error.text
 
 
 def test_health_is_the_same(faces: Faces) -> None:

@@ -14,7 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 
-from speech.operations import OPERATIONS
+from speech.operations import OPERATIONS, STREAM_SPEAK
 from speech.service import Service
 from tests.chute.conftest import LoadChute
 
@@ -92,8 +92,9 @@ def test_health_is_asked_by_post_inside_the_platform(instance: TestClient) -> No
 
 
 def test_no_cord_was_forgotten(chute: Chute) -> None:
-    here = {*SPOKEN, "/clone_voice", "/batch_speak", "/health"}
-    assert {cord.path for cord in chute.cords} == here == {"/health"} | {each.path for each in OPERATIONS.values()}
+    here = {*SPOKEN, "/clone_voice", "/batch_speak", "/stream_speak", "/health"}
+    operations = [*OPERATIONS.values(), STREAM_SPEAK]
+    assert {cord.path for cord in chute.cords} == here == {"/health"} | {each.path for each in operations}
 
 
 @pytest.mark.parametrize("body", [{}, [], None, "", [1], "Hello.", {"text": ""}, {"txt": "Hello."}])

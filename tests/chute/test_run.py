@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from pybase64 import b64decode, b64encode
 
+from clients import InvalidRequest, TTSClient
 from tests.chute.conftest import ROOT, Running, clean_env, running
 
 
@@ -95,6 +97,37 @@ def test_a_caller_who_leaves_frees_the_engine(chute: Running) -> None:
         time.sleep(0.5)
         assert chute.http.get("/health").json()["speaking"] == 1, "the text is long enough to be left in the middle"
     assert _speaking_becomes(chute.http, 0) < 3, "a sentence is what this engine cannot stop in"
+
+
+def test_a_stream_is_heard_by_our_client(chute: Running) -> None:
+    with TTSClient(chute.http.base_url) as client:
+        stream = client.stream("Hello there. Nice to meet you.", seed=1, voice="af_sky")
+        heard = stream.collect()
+        assert stream.complete and stream.voice == "af_sky" and stream.seed == 1
+        assert seconds(heard) == pytest.approx((stream.duration_ms or 0) / 1000, abs=0.001)
+        with pytest.raises(InvalidRequest) as refused, client.stream("Hello.", voice="nobody"):
+            pass
+        assert (refused.value.status, refused.value.field) == (400, "voice")
+
+
+def test_more_abandoned_streams_than_threads_jam_nothing(chute: Running) -> None:
+    """Some left after their first event, some while they waited for a turn."""
+    body = json.dumps({"text": "Yes. " + "One short sentence. " * 100, "max_duration_ms": 90_000}).encode()
+    url = chute.http.base_url
+    head = f"POST /stream_speak HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    connections = [socket.create_connection((url.host, url.port)) for _ in range(16)]
+    for connection in connections:
+        connection.sendall(head + body)
+    readable, _, _ = select.select(connections, [], [], 60)
+    assert readable[0].recv(12) == b"HTTP/1.1 200"
+    for connection in connections:
+        connection.close()
+    _speaking_becomes(chute.http, 0)
+    for _ in range(6):
+        with chute.http.stream("POST", "/stream_speak", content=body) as answer:
+            assert "speech.audio.start" in next(answer.iter_lines())
+    assert chute.http.post("/speak", json={"text": "Hello there."}).status_code == 200
+    _speaking_becomes(chute.http, 0)
 
 
 def _speaking_becomes(http: httpx.Client, callers: int) -> float:
