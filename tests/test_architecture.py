@@ -26,6 +26,7 @@ LEVELS: list[tuple[str, ...]] = [
     ("speech.conversation", "speech.streaming"),
     ("speech.utterance",),
     ("speech.operations",),
+    ("speech.event_stream",),
     ("image",),
     ("server", "my_tts", "bench"),
 ]
