@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from loguru import logger
 
+from server import logs, tracing
 from server.app import create_app
 from server.connections import BoundedConnection
 from server.keys import keys_of
@@ -23,8 +26,6 @@ from speech.settings import Settings
 MAX_MESSAGE_BYTES = 17 << 20
 """Of a message on a WebSocket: the longest recording there may be, and its text."""
 
-_LOG_FORMAT = "{time:HH:mm:ss} {level: <7} {extra[request_id]} {message}"
-
 
 def main() -> None:
     # For Ctrl-C while the engine loads. Later uvicorn lets requests finish, then raises the signal again: that ends it
@@ -33,9 +34,8 @@ def main() -> None:
         signal.signal(stop, lambda *_: sys.exit(0))
     try:
         settings = Settings.from_env()
-        logger.configure(extra={"request_id": "-"})
-        logger.remove()
-        logger.add(sys.stderr, level=settings.log_level, format=_LOG_FORMAT, backtrace=False, diagnose=False)
+        logs.configure(settings)
+        traced = tracing.wanted()
         address = _bind(settings)  # a port that is taken is told before minutes of loading, not after
         keys = keys_of(settings)
         if keys is None:
@@ -50,14 +50,17 @@ def main() -> None:
         limit_concurrency=settings.connections,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_max_queue=2,
+        log_config=None,
         log_level="warning",
-        use_colors=False,  # else it asks stdout, which may be closed
         timeout_graceful_shutdown=round(settings.shutdown_s),
     )
+    traces = tracing.Traces(service) if traced else None
     try:
-        Announcing(config, service).run(sockets=[address])
+        Announcing(config, service, settings).run(sockets=[address])
     finally:
         service.close()
+        if traces:
+            traces.close()
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -86,11 +89,23 @@ def _warn_if_open(address: socket.socket) -> None:
 
 
 class Announcing(uvicorn.Server):
-    """A server that says where it listens, once it does, with a line that can be pasted."""
+    """A server that says where it listens, once it does, with a line that can be pasted, and says that it is about to
+    stop before it does."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, settings: Settings) -> None:
         super().__init__(config)
         self._service = service
+        self._drain_s = settings.drain_s
+        self._tell = logger.info if settings.log_format == "json" else _print
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, after `drain_s` in which only /ready tells; at once when asked again."""
+        drain_s, self._drain_s = self._drain_s, 0.0
+        self._service.drain()
+        if drain_s:
+            asyncio.get_running_loop().call_later(drain_s, super().handle_exit, sig, frame)
+        else:
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
@@ -100,7 +115,7 @@ class Announcing(uvicorn.Server):
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         engine = self._service.engine
         voices = [f"speaker {number} is {engine.voice_of(Line('', speaker=number))}" for number in (0, 1)]
-        _tell(
+        self._tell(
             f"Duologue listens on {url} and speaks with {engine.info.model} on {engine.info.device}"
             f"{', '.join(['', *voices]) if engine.info.voices else ''}. Try:\n"
             f"  curl -s {url}/speak -H 'Content-Type: application/json' "
@@ -108,7 +123,7 @@ class Announcing(uvicorn.Server):
         )
 
 
-def _tell(words: str) -> None:
+def _print(words: str) -> None:
     """Print `words`; a server whose output nobody takes serves all the same."""
     try:
         print(words, flush=True)

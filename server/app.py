@@ -10,6 +10,7 @@ from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from server import tracing
 from server.bodies import Bodies
 from server.cors import origins_of, policy
 from server.desk import Desk
@@ -31,7 +32,7 @@ def create_app(service: Service, settings: Settings, keys: Keys | None = None) -
     """The application over a service that has been started. `keys`: those of `settings`, where they were read already.
     Raises StartupError where they cannot be."""
     keys = keys or keys_of(settings)
-    app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.")
+    app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.", telemetry=tracing.OF_FASTAPI)
     desk = Desk(service, settings)
     for door in DOORS:
         app.include_router(door.router(desk))

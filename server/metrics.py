@@ -79,8 +79,7 @@ class Metrics:
     def answered(self, account: Account) -> None:
         """An answer has ended."""
         delivery = "stream" if account.streamed else "whole"
-        cut = account.truncated and account.outcome == "stop"
-        self._answers.labels(delivery, "length" if cut else account.outcome).inc()
+        self._answers.labels(delivery, account.finished_reason).inc()
         if account.turn_s is not None:
             self._queue.observe(account.waited_s)
         if not account.audio_s:

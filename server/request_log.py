@@ -64,14 +64,15 @@ class RequestLog:
                 await error_response(scope["path"], error)(scope, receive, send_with_id)
             finally:
                 self._metrics.requested(getattr(scope.get("route"), "path", NO_ROUTE), status)
-                grant = scope.get(GRANT)
+                key = scope[GRANT].name if GRANT in scope else None
                 logger.info(
-                    "{method} {path} {status} in {took_ms:.0f} ms{whose}",
+                    "{method} {path} {status} in {took_ms:.0f} ms{}",
+                    f" for {key}" if key else "",
                     method=scope.get("method", "WS"),
                     path=logged_path(scope),
                     status=status,
                     took_ms=round(1000 * (time.monotonic() - began_s), 1),
-                    whose=f" for {grant.name}" if grant and grant.name else "",
+                    key=key,
                 )
 
 

@@ -20,7 +20,7 @@ class Account:
     streamed: handed over while it is made, to a listener who plays it at once. asked_s, turn_s: when it first asked
     for the engine's turn and got it, None before. work_s: how long it had the engine. first_audio_s: when its first
     sound was made. audio_s: its sound so far. late: how often sound came after the listener had run out of it, late_s:
-    for how long in all. truncated: a limit cut something off. outcome: "stop", or the code of the error that ended it.
+    for how long in all. truncated: a limit cut something off. error: the code of the one that ended it, or None.
     """
 
     def __init__(self, *, streamed: bool = False) -> None:
@@ -34,7 +34,7 @@ class Account:
         self.late = 0
         self.late_s = 0.0
         self.truncated = False
-        self.outcome = "stop"
+        self.error: str | None = None
         self.ended_s = self.came_s
         self.heard_until_s = self.came_s
         self._paused = False
@@ -48,6 +48,11 @@ class Account:
     def waited_s(self) -> float:
         """In the queue, before the first turn."""
         return 0.0 if self.turn_s is None or self.asked_s is None else self.turn_s - self.asked_s
+
+    @property
+    def finished_reason(self) -> str:
+        """How it ended: "stop" after all was said, "length" where a limit cut it off, else the error's code."""
+        return self.error or ("length" if self.truncated else "stop")
 
     @property
     def took_s(self) -> float:
@@ -83,7 +88,7 @@ class Account:
         try:
             yield
         except BaseException as error:
-            self.outcome = _code_of(error)
+            self.error = _code_of(error)
             raise
         finally:
             self.ended_s = time.monotonic()
@@ -108,5 +113,5 @@ def logged(account: Account) -> None:
             first_audio_ms=round(account.first_audio_ms, 1),
             queue_ms=round(1000 * account.waited_s, 1),
             underruns=account.late if account.streamed else 0,
-            outcome=account.outcome,
+            finished_reason=account.finished_reason,
         )

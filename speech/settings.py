@@ -30,6 +30,7 @@ class Settings(BaseModel):
     queue: int = Field(16, ge=0, le=10_000, description="callers that may wait for a turn")
     queue_wait_s: float = Field(30, gt=0, le=600, description="how long one may wait")
     shutdown_s: float = Field(30, gt=0, le=600, description="how long running requests may finish after SIGTERM")
+    drain_s: float = Field(0, ge=0, le=600, description="after SIGTERM, how long all goes on but /ready, which says no")
     max_body_mb: int = Field(64, ge=1, le=1024, description="largest request body")
     bodies_mb: int = Field(256, ge=1, description="and of all that are on their way or waiting, together")
     body_wait_s: float = Field(60, gt=0, le=3600, description="how long a body may take to arrive")
@@ -55,6 +56,7 @@ class Settings(BaseModel):
         None, description="five numbers, as in 1,2,3,4,5: whole clips are marked with it, by silentcipher"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = Field("text", description="json: an object a line")
 
     # What only the engine csm reads; see speech/engines/csm/engine.py for what each may hold.
     csm_weights: str = Field("chutesai/csm-1b", description="a hub repository or a folder, in either layout")
