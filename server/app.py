@@ -10,7 +10,7 @@ from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from server import tracing
+from server import openapi, tracing
 from server.bodies import Bodies
 from server.cors import origins_of, policy
 from server.desk import Desk
@@ -33,9 +33,11 @@ def create_app(service: Service, settings: Settings, keys: Keys | None = None) -
     Raises StartupError where they cannot be."""
     keys = keys or keys_of(settings)
     app = FastAPI(title="Duologue", version=VERSION, summary="Text in, conversation out.", telemetry=tracing.OF_FASTAPI)
-    desk = Desk(service, settings)
+    app.state.desk = desk = Desk(service, settings)
     for door in DOORS:
         app.include_router(door.router(desk))
+    if keys:
+        openapi.ask_for_key(app)
     app.add_exception_handler(SpeechError, _error)
     app.add_exception_handler(HTTPException, _error)
     # The last one added stands outermost.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fastapi import FastAPI
+
 import schemas
 from audio_utils import MEDIA_TYPES
 from speech.errors import STATUS
@@ -88,6 +90,13 @@ def describe_openai(
         schema["required"] = [*schema.get("required", ()), file]
         described["openapi_extra"] = _body(schema, "multipart/form-data")
     return described
+
+
+def ask_for_key(app: FastAPI) -> None:
+    """Have the schema of `app`, whose routes are all there, say that a key is needed: so /docs can send one."""
+    schema = app.openapi()
+    schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{"key": []}]
 
 
 def _errors(schema: dict[str, Any], further: dict[int, list[str]] | None = None) -> dict[int | str, dict[str, Any]]:

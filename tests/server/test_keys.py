@@ -68,11 +68,12 @@ def test_a_key_is_taken_from_either_header(guarded: Guarded, key: str) -> None:
 def test_what_clients_read_without_a_key_stays_readable(guarded: Guarded) -> None:
     with guarded.http() as http:
         assert (http.get("/health").status_code, http.head("/health").status_code) == (200, 200)
-        assert http.get("/openapi.json").status_code == 200
+        schema = http.get("/openapi.json").json()
+        assert schema["components"]["securitySchemes"][next(iter(schema["security"][0]))]["scheme"] == "bearer"
         for path in OPEN_PATHS:
             assert http.get(path).status_code != 401, path
             assert http.post(path, json={}).status_code == 401, path
-        for path in ("/health/../speak", "//health", "/health/x", "/health%2f", "/HEALTH", "/v1/models/x"):
+        for path in ("/health/../speak", "//health", "/health/x", "/health%2f", "/HEALTH", "/v1/models/x", "/metrics"):
             assert http.get(path).status_code == 401, path
 
 
