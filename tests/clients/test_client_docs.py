@@ -24,7 +24,7 @@ def test_the_python_examples(server: Any, tmp_path: Path, monkeypatch: Any) -> N
     for code in blocks("python"):
         exec(compile(code.replace("http://127.0.0.1:8000", server.url), "docs/client.md", "exec"), {})
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"hello.wav", "talk.wav", "0.mp3", "1.mp3", "turn-1.flac", "turn-2.flac"} == written
+    assert {"hello.wav", "talk.wav", "0.mp3", "1.mp3", "turn-1.flac", "turn-2.flac", "stream.mp3"} == written
 
 
 def test_the_shell_examples(server: Any, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_shell_examples(server: Any, tmp_path: Path) -> None:
     script = "set -euo pipefail\n" + script.replace("http://127.0.0.1:8000", server.url)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    for name in ("hello.wav", "piped.wav", "talk.mp3", "same.wav", "lines/0001.flac", "lines/0002.flac"):
+    for name in ("hello.wav", "piped.wav", "stream.wav", "talk.mp3", "same.wav", "lines/0001.flac", "lines/0002.flac"):
         assert (tmp_path / name).stat().st_size > 44
 
 
