@@ -24,9 +24,6 @@ SAMPLE_RATE_HZ = 24_000
 SPEAKERS = ("af_heart", "am_michael")
 """Who speaks as speaker 0 and 1: two clearly different people."""
 
-SPEED = (0.5, 2.0)
-"""How slowly and how fast these models still speak clearly."""
-
 MAX_PHONEMES = 400
 """A model input takes 508; longer sentences are cut at clauses before that."""
 

@@ -27,7 +27,6 @@ class HibariEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
-            speed=embedded.SPEED,
             notes=(
                 "English only.",
                 "One voice: speaker 0 and speaker 1 sound the same.",
@@ -54,7 +53,7 @@ class HibariEngine:
         for phoneme_string in spoken:
             line.caller.check()
             ids = embedded.token_ids(phoneme_string)
-            yield embedded.chunk(self._model.from_ids(ids, speed=line.speed, rng=noise))
+            yield embedded.chunk(self._model.from_ids(ids, rng=noise))
 
     def load(self) -> Load:
         return Load()

@@ -59,7 +59,6 @@ class KokoroEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
-            speed=embedded.SPEED,
             notes=(
                 "English only.",
                 "A recording in context decides its speaker's voice by approximate match; its words change nothing.",
@@ -99,7 +98,7 @@ class KokoroEngine:
         inputs = {
             "tokens": np.asarray([tokens], dtype=np.int64),
             "style": voice.style[None, len(tokens) - 3],  # row n - 1 for n tokens, without the two paddings
-            "speed": np.full(1, line.speed, dtype=np.float32),
+            "speed": np.ones(1, dtype=np.float32),  # a pace is made of it afterwards: see bench/LOG.md
         }
         with line.caller.when_gone(lambda: setattr(options, "terminate", True)):
             try:
