@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clients.sse import Event, EventTooLarge, Parser
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 WORDS = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
 NOISE = st.one_of(
@@ -53,6 +54,7 @@ def parsed(pieces: list[bytes]) -> list[Event]:
     return [event for piece in pieces for event in parser.feed(piece)]
 
 
+@UNHURRIED
 @given(streams(), st.data())
 def test_what_was_written_is_read_however_it_is_divided(stream: tuple[list[Event], bytes], data: st.DataObject) -> None:
     written, raw = stream
@@ -60,6 +62,7 @@ def test_what_was_written_is_read_however_it_is_divided(stream: tuple[list[Event
     assert parsed([raw[at : at + 1] for at in range(len(raw))]) == written
 
 
+@UNHURRIED
 @given(
     st.lists(st.sampled_from([b"data", b":", b" ", b"\r", b"\n", b"event", b"\xef\xbb\xbf", b"\xc3", b"x"])), st.data()
 )

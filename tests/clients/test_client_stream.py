@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clients import (
@@ -86,6 +86,7 @@ def test_the_sound_as_it_comes_and_what_is_told(on: Open) -> None:
     }
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=8).map(sorted))
 def test_the_bytes_are_the_same_however_the_network_divides_them(cuts: list[int]) -> None:
     pieces = [WHOLE[start:end] for start, end in zip([0, *cuts], [*cuts, len(WHOLE)], strict=True)]
