@@ -59,12 +59,15 @@ class SpeechRequest(schemas.Sampling):
 
     model_config = ConfigDict(extra="ignore")
 
-    input: schemas.Text
+    input: Annotated[
+        schemas.Text,
+        WithJsonSchema({"type": "string", "description": "1 to 10000 characters, with a letter or a digit."}),
+    ]
     model: Annotated[str, Field(max_length=256)] = Field(MODEL, description="Any name: the engine is the same.")
     voice: Annotated[
         schemas.VoiceName,
         BeforeValidator(_voice_name),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"id": {"type": "string"}}}]}),
+        WithJsonSchema({"type": ["string", "object"]}),
     ] = Field(VOICE, description='A name, or {"id": …}.')
     instructions: str = Field("", max_length=10_000, description="Accepted; no engine here can follow them yet.")
     response_format: schemas.ResponseFormat = Field("mp3", description="pcm is 24 kHz, 16-bit, mono, headerless.")
