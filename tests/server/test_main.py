@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.__main__ import _bind
 from tests.conftest import ROOT
 
 
@@ -97,3 +98,9 @@ def test_ctrl_c_while_loading_leaves_no_trace(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
     assert (process.returncode, told) == (0, "")
+
+
+def test_small_answers_do_not_wait_for_more_to_send() -> None:
+    """asyncio turns Nagle's algorithm off on connections whose socket says that it is TCP, and on no others."""
+    with _bind("127.0.0.1", "PORT", 0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
