@@ -96,18 +96,15 @@ class Traces:
             "duologue.rtf": account.rtf,
             "duologue.underruns": account.late,
         }
-        self._span("queue", account.asked_s, account.turn_s or account.ended_s)
-        self._span("first audio", account.turn_s, account.first_audio_s or account.ended_s)
-        self._span("speaking", account.first_audio_s, account.ended_s, told)
-
-    def _span(
-        self, name: str, begins_s: float | None, ends_s: float, told: dict[str, str | float] | None = None
-    ) -> None:
-        """A span between two times on the monotonic clock; none where it never began."""
-        if begins_s is not None:
-            epoch_s = time.time() - time.monotonic()
-            span = self._tracer.start_span(name, start_time=int(1e9 * (epoch_s + begins_s)), attributes=told)
-            span.end(int(1e9 * (epoch_s + ends_s)))
+        epoch_ns = time.time_ns() - time.monotonic_ns()
+        for name, begins_s, ends_s in (
+            ("queue", account.asked_s, account.turn_s),
+            ("first audio", account.turn_s, account.first_audio_s),
+            ("speaking", account.first_audio_s, account.ended_s),
+        ):
+            if begins_s is not None:
+                span = self._tracer.start_span(name, start_time=epoch_ns + round(1e9 * begins_s), attributes=told)
+                span.end(epoch_ns + round(1e9 * (ends_s or account.ended_s)))
 
     def _with_trace_id(self, record: Record) -> None:
         context = self._trace.get_current_span().get_span_context()

@@ -110,6 +110,8 @@ def test_the_client_stands_alone() -> None:
 
 def test_serving_imports_no_torch() -> None:
     code = "import sys, server.app, server.__main__, speech.engines.registry, speech.engines.kokoro.engine, clients\n"
-    code += "sys.exit(', '.join(sorted({'torch', 'transformers', 'chutes'} & set(sys.modules))) or 0)"
+    code += (
+        "sys.exit(', '.join(sorted({'torch', 'transformers', 'chutes', 'opentelemetry.sdk'} & set(sys.modules))) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

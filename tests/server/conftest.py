@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.server.observed import Collector, Logged, collecting, logging_to
 from tests.server.test_main import started
 
 BODY_WAIT_S = 3
@@ -74,3 +75,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 def key(guarded: Guarded) -> str:
     """A key without limits."""
     return guarded.add("unbounded")
+
+
+@pytest.fixture(scope="package")
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="package")
+def logged(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Logged]:
+    with logging_to(tmp_path_factory.mktemp("logged") / "log", collector) as logged:
+        yield logged

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
@@ -27,8 +25,8 @@ from speech.settings import Settings
 from speech.streaming import Part, Speaking
 from tests import ears
 from tests.conftest import ROOT, Served
+from tests.server.observed import Logged
 from tests.server.test_load import LONG, until
-from tests.server.test_main import started
 from tests.speech.test_operations import GOOD, RATE_HZ, Scripted
 
 Numbers = dict[str, float]
@@ -50,42 +48,6 @@ def grown(before: Numbers, after: Numbers) -> Numbers:
     """What has changed, without the buckets, of which there are many."""
     changed = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     return {name: value for name, value in changed.items() if "_bucket" not in name and not name.startswith("process_")}
-
-
-@dataclass
-class Logged:
-    """A server whose log is JSON, and kept."""
-
-    http: httpx.Client
-    url: str
-    log: Path
-
-    def lines(self, request_id: str | None = None) -> list[dict]:
-        told = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in told if request_id in (None, line.get("request_id"))]
-
-    def line(self, request_id: str, begins: str) -> dict:
-        """The line of that request with that beginning, which may be written just after the answer."""
-        found: list[dict] = []
-
-        def there() -> bool:
-            found[:] = [line for line in self.lines(request_id) if line["message"].startswith(begins)]
-            return bool(found)
-
-        assert until(there, within_s=10), (request_id, begins)
-        assert len(found) == 1
-        return found[0]
-
-
-@pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
-    log = tmp_path_factory.mktemp("logged") / "log"
-    with started(log, subprocess.PIPE, engine="hibari", port="0", log_format="json") as process:
-        assert until(lambda: "listens on" in log.read_text() or process.poll() is not None)
-        address = re.search(r"http://[\d.]+:\d+", log.read_text())
-        assert address, log.read_text()
-        with httpx.Client(base_url=address[0], timeout=60) as http:
-            yield Logged(http, address[0], log)
 
 
 def test_known_requests_give_known_numbers(logged: Logged) -> None:
@@ -196,11 +158,11 @@ def test_an_id_that_will_not_do_is_replaced(logged: Logged, given: str | bytes) 
 def test_a_websocket_has_an_id_too(logged: Logged) -> None:
     before = numbers(logged.http)
     url = logged.url.replace("http", "ws") + "/ws"
-    with connect(url, additional_headers={"X-Request-Id": "a-socket"}) as socket:
-        assert socket.response and socket.response.headers["x-request-id"] == "a-socket"
-        socket.send(json.dumps({"type": "text", "text": "Said on a socket."}))
-        socket.send(json.dumps({"type": "end"}))
-        while (told := socket.recv(30)) and (isinstance(told, bytes) or '"done"' not in told):
+    with connect(url, additional_headers={"X-Request-Id": "a-socket"}) as talk:
+        assert talk.response and talk.response.headers["x-request-id"] == "a-socket"
+        talk.send(json.dumps({"type": "text", "text": "Said on a socket."}))
+        talk.send(json.dumps({"type": "end"}))
+        while (told := talk.recv(30)) and (isinstance(told, bytes) or '"done"' not in told):
             pass
     logged.line("a-socket", "spoke ")
     assert logged.line("a-socket", "WS /ws")["status"] == 101
@@ -220,8 +182,6 @@ def test_a_log_for_machines_holds_objects_and_nothing_that_was_said(logged: Logg
 
 
 def test_what_uvicorn_warns_of_is_an_object_too(logged: Logged) -> None:
-    import socket
-
     host, port = logged.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"no HTTP at all\r\n\r\n")
