@@ -6,7 +6,7 @@ RUN = PYTHONPATH=. .venv/bin/python
 
 .PHONY: serve chute test check bench setup release lock verify-csm clean
 serve: .venv/serve
-	@DUOLOGUE_PORT=$(PORT) $(RUN) -m server
+	@DUOLOGUE_PORT=$(PORT) $(RUN) -m server $(addprefix --upstream ,$(UPSTREAM))
 
 chute: .venv/chute  ## the Chute itself, through the real SDK, in dev mode
 	CHUTES_EXECUTION_CONTEXT=REMOTE PYTHONPATH=. .venv/bin/chutes run my_tts:chute --dev --host 127.0.0.1 --port $(PORT) --logging-port $$(($(PORT) + 1))

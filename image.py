@@ -23,7 +23,7 @@ published under tags only; once you know the digest you built with, append `@sha
 
 APP = "/app"
 
-NOT_BAKED = frozenset({"host", "port"})
+NOT_BAKED = frozenset({"host", "port", "upstreams", "upstream_key", "upstream_slots"})
 """Settings of the self-hosted server: on Chutes the platform decides where to listen."""
 
 _PLAIN = re.compile(r"[\w.:/@+,-]*")

@@ -5,6 +5,7 @@ Streaming is the primitive; a whole take is the stream, collected. Knows nothing
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -250,16 +251,13 @@ class Service:
 
     def health(self) -> dict[str, object]:
         """What /health tells."""
-        info = self.engine.info
+        info = dataclasses.asdict(self.engine.info)
         return {
             "status": "ready" if self.ready else "loading",
-            "engine": info.name,
-            "model": info.model,
-            "device": info.device,
-            "sample_rate_hz": info.sample_rate_hz,
-            "voices": list(info.voices),
-            "context": info.context,
-            "notes": [*info.notes, *([UNMARKED] if self._watermark else [])],
+            "engine": info.pop("name"),
+            **info,
+            "speakers": [self.engine.voice_of(Line("", speaker=number)) for number in (0, 1)],
+            "notes": [*self.engine.info.notes, *([UNMARKED] if self._watermark else [])],
             "watermark": self._watermark is not None,
             "queue_length": self.gate.waiting,
             "speaking": self.gate.speaking,

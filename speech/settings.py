@@ -15,7 +15,7 @@ PREFIX = "DUOLOGUE_"
 CLIENT_NAMES = frozenset({"DUOLOGUE_URL", "DUOLOGUE_API_KEY"})
 """Names with our prefix that the client reads; a server in the same shell passes over them."""
 
-EngineName = Literal["auto", "csm", "kokoro", "hibari"]
+EngineName = Literal["auto", "csm", "kokoro", "hibari", "gateway"]
 
 
 class Settings(BaseModel):
@@ -70,6 +70,15 @@ class Settings(BaseModel):
     csm_slots: int = Field(4, ge=1, le=64, description="lines spoken at the same time")
     csm_int8: bool = Field(False, description="weights of the two transformers in eight bits")
     csm_prefix_cache_mb: int = Field(512, ge=0, description="for prompts that were read before")
+
+    # What only the engine gateway reads; see docs/gateway.md.
+    upstreams: str | None = Field(
+        None, description="servers and chutes that it speaks through, as in https://a.example,https://b.example"
+    )
+    upstream_key: str | None = Field(
+        None, repr=False, description="sent to all of them; unset, CHUTES_API_KEY to those of chutes.ai alone"
+    )
+    upstream_slots: int = Field(4, ge=1, le=64, description="lines that each of them says at the same time")
 
     # What only the Chute reads.
     username: str | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ def choose(settings: Settings) -> Engine:
             return _csm(settings)
         case "hibari":
             return _hibari()
+        case "gateway":
+            return _gateway(settings)
         case "auto" if _cuda():
             try:
                 engine = _csm(settings)
@@ -56,6 +59,23 @@ def _hibari() -> Engine:
     from speech.engines.hibari import HibariEngine
 
     return HibariEngine()
+
+
+def _gateway(settings: Settings) -> Engine:
+    upstreams = tuple(url.strip().rstrip("/") for url in (settings.upstreams or "").split(",") if url.strip())
+    if not upstreams:
+        raise StartupError(
+            "the engine gateway needs to know whom it speaks through: set DUOLOGUE_UPSTREAMS, or start it with "
+            "`python -m server --upstream https://you-csm-1b-tts.chutes.ai`"
+        )
+    try:
+        # By name: what this file imports goes into the image of a chute, and a chute is no gateway.
+        engine = importlib.import_module("speech.engines.gateway.engine")
+    except ModuleNotFoundError as error:
+        raise StartupError(f"the engine gateway is for the self-hosted server alone ({error})") from None
+    config = engine.GatewayConfig(upstreams, settings.upstream_key or "", settings.upstream_slots)
+    made: Engine = engine.GatewayEngine(config)
+    return made
 
 
 def _cuda() -> bool:
