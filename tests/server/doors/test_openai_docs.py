@@ -1,0 +1,28 @@
+"""What docs/openai.md shows runs as it stands, one block after the other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import ears
+from tests.conftest import ROOT, Served
+
+PAGE = (ROOT / "docs" / "openai.md").read_text(encoding="utf-8")
+RECORDING = ROOT / "tests" / "data" / "recordings" / "psx__austen_f.wav"
+
+
+def test_its_examples_run(kokoro: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(RECORDING, "jane.wav")
+    names: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    assert len(blocks) == 5
+    for block in blocks:
+        exec(compile(block.replace("http://127.0.0.1:8000", kokoro.url), "docs/openai.md", "exec"), names)
+    kokoro.http.delete(f"/v1/audio/voices/{names['voice'].id}").raise_for_status()  # type: ignore[attr-defined]
+    for name, words in (("hello.mp3", "Hello there. Nice to meet you."), ("jane.mp3", "This is Jane, more or less.")):
+        assert ears.word_error_rate(words, ears.sound((tmp_path / name).read_bytes())) <= 0.2
