@@ -162,3 +162,23 @@ def test_a_streamed_session_is_heard_by_the_next(http: TestClient) -> None:
 
     assert say("one", "First.") == say("two", "First.")
     assert say("one", "Second.") == say("two", "Second.") != say("three", "Second.")
+
+
+def test_an_utterance_on_a_websocket_hears_those_before_it(http: TestClient) -> None:
+    def talk(*texts: str) -> list[bytes]:
+        """The sound of each text, said one after the other on one connection."""
+        said = []
+        with http.websocket_connect("/ws") as socket:
+            socket.send_json({"type": "start", "seed": 6, "max_duration_ms": 800})
+            for text in texts:
+                socket.send_json({"type": "text", "text": text})
+                socket.send_json({"type": "end"})
+                sound = b""
+                while (message := socket.receive()).get("text") is None or '"done"' not in message["text"]:
+                    sound += message.get("bytes") or b""
+                said.append(sound)
+        return said
+
+    first, second = talk("First.", "Second.")
+    assert talk("First.", "Second.") == [first, second]
+    assert talk("Second.") != [second]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from audio_utils import Audio, decode
+from server.doors.websocket.messages import MESSAGES
 from tests import ears
 from tests.conftest import ROOT, Served
 
@@ -323,3 +327,53 @@ def test_two_hundred_sessions_come_and_go_and_leave_nothing_behind(serve: Callab
     assert process.num_threads() <= threads + 16  # a pool's idle workers
     assert len([each for each in process.net_connections() if each.status == "ESTABLISHED"]) <= 2
     assert served.speak(text="All is well.").status_code == 200
+
+
+def test_frames_that_are_none_harm_nobody(hibari: Served) -> None:
+    host, port = hibari.url.removeprefix("http://").split(":")
+    upgrade = (
+        f"GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    chance = random.Random(7)
+    heads = [
+        b"",
+        b"\x81",
+        b"\x82\xff" + b"\xff" * 8,
+        b"\x81\xfe\xff\xff",
+        b"\x01\x80",
+        b"\x89\xfe",
+        b"\xc1\x00",
+        b"\x88\x02",
+    ]
+    for number in range(80):
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(upgrade.encode())
+            assert raw.recv(12) == b"HTTP/1.1 101"
+            raw.sendall(heads[number % len(heads)] + chance.randbytes(chance.randint(0, 400)))
+            if number % 3 == 0:
+                raw.shutdown(socket.SHUT_WR)
+                while raw.recv(65536):
+                    pass  # the server ends it
+    assert idle(hibari)
+    with talking(hibari) as talk:
+        assert talk.say("Still here.").of("done")["text"] == "Still here."
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(messages=st.lists(st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=20) | st.sampled_from([*MESSAGES, "u1"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["type", "text", "utterance", "played_ms", "voice", "context", "x"]), inner),
+    max_leaves=12,
+), max_size=8))  # fmt: skip
+def test_messages_of_any_shape_are_answered(hibari: Served, messages: list[Any]) -> None:
+    with talking(hibari) as talk:
+        for message in messages:
+            talk.socket.send(json.dumps(message))
+        talk.send("cancel")
+        talk.send("text", text="")  # an error that comes last, once all of those are read
+        while not (error := talk.until("error").of("error"))["detail"].startswith(
+            "text: is not valid; string should have at"
+        ):
+            assert error["code"] in ("invalid_input", "busy"), error
