@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from audio_utils import Audio
-from speech.engines.base import EngineInfo, Line
+from speech.engines.base import EngineInfo, Line, Load
 from speech.service import Service
 from speech.settings import Settings
 
@@ -63,6 +63,9 @@ class FakeEngine:
             yield Audio(noise.uniform(-0.3, 0.3, length).astype(np.float32), RATE_HZ)
             said_ms += 1000 * length / RATE_HZ
             self.made_ms += 1000 * length / RATE_HZ
+
+    def load(self) -> Load:
+        return Load()
 
     def trim(self) -> None:
         pass

@@ -148,6 +148,17 @@ def test_trim_changes_nothing_that_is_heard(engine: Engine) -> None:
     np.testing.assert_array_equal(say(engine, line(engine)), before)
 
 
+def test_load_tells_how_many_lines_shared_each_frame(engine: Engine) -> None:
+    before = engine.load().batches
+    say(engine, line(engine))
+    after = engine.load().batches
+    if engine.info.grain == "sentence":
+        assert after == (), "it makes no frames"
+        return
+    assert len(after) == engine.info.parallel + 1
+    assert sum(after) - sum(before) == after[1] - before[1] > 0, "one line was alone in each of its frames"
+
+
 @pytest.mark.parametrize("text", ["9" * 5000, "a" * 5000, "é" * 300, "Hi. " * 200, "1/2 @ 3% #4 [x](y) <b>"])
 def test_odd_text_is_spoken_or_refused(engine: Engine, text: str) -> None:
     try:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from audio_utils import Audio, decode
 from server.app import create_app
 from speech.caller import Caller
-from speech.engines.base import Engine, EngineInfo, Line
+from speech.engines.base import Engine, EngineInfo, Line, Load
 from speech.operations import STREAM_SPEAK
 from speech.service import Service
 from speech.settings import Settings
@@ -166,6 +166,9 @@ class Faltering:
         self.frames, self.fails, self.closed = frames, fails, False
 
     def start(self) -> None: ...
+    def load(self) -> Load:
+        return Load()
+
     def trim(self) -> None: ...
     def close(self) -> None: ...
     def voice_of(self, line: Line) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 
 from audio_utils import Audio
 from speech.caller import Caller
-from speech.engines.base import EngineInfo, Line
+from speech.engines.base import EngineInfo, Line, Load
 from speech.errors import CallerLeft, EngineFailed, OutOfMemory, QualityRejected, to_http
 from speech.operations import OPERATIONS
 from speech.reply import Reply
@@ -64,6 +64,9 @@ class Scripted:
         if isinstance(entry, Exception):
             raise entry
         yield entry
+
+    def load(self) -> Load:
+        return Load()
 
     def trim(self) -> None:
         self.trims += 1
