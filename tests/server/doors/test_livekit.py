@@ -53,8 +53,8 @@ def test_every_way_it_asks(hibari: Served, options: dict[str, str]) -> None:
     assert audio.duration_ms == pytest.approx(usual.duration_ms, abs=150)
 
 
-def test_what_it_asks_for_unless_told_says_the_words(kokoro: Served) -> None:
-    assert ears.word_error_rate(TEXT, heard(kokoro)) <= 0.15
+def test_what_it_asks_for_unless_told_says_the_words(hibari: Served) -> None:
+    assert ears.word_error_rate(TEXT, heard(hibari)) <= 0.15
 
 
 def test_a_mistake_reaches_it(hibari: Served) -> None:

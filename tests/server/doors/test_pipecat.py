@@ -41,8 +41,8 @@ def sound(heard: list[Frame]) -> Audio:
     return Audio(np.frombuffer(pcm, "<i2").astype(np.float32) / 32768, 24_000)
 
 
-def test_a_pipeline_says_the_words(kokoro: Served) -> None:
-    heard = frames(kokoro, "sage")
+def test_a_pipeline_says_the_words(hibari: Served) -> None:
+    heard = frames(hibari, "sage")
     assert not any(isinstance(frame, ErrorFrame) for frame in heard)
     assert any(isinstance(frame, TTSStoppedFrame) for frame in heard)
     assert ears.word_error_rate(TEXT, sound(heard)) <= 0.2
