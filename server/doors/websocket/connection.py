@@ -9,8 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import anyio.to_thread
 from fastapi import WebSocket, WebSocketDisconnect
@@ -20,12 +19,13 @@ from pybase64 import b64encode
 from audio_utils import MEDIA_TYPES
 from server.desk import Desk
 from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
+from server.doors.websocket.turn import Turn
 from server.guard import GRANT
 from server.streams import LISTENER_S, Pump
 from speech.engines.base import Segment
 from speech.errors import Busy, CallerLeft, InvalidInput, SpeechError, to_http
 from speech.sessions import KEPT_SEGMENTS
-from speech.utterance import Piece, Progress, Utterance
+from speech.utterance import Piece, Utterance
 
 IDLE_S = 0.25
 """A writer who pauses for so long after what looks like a sentence has ended it."""
@@ -38,37 +38,6 @@ POLICY, INTERNAL = 1008, 1011
 
 MAX_MISTAKES = 100
 """A connection that has sent so many messages that will not do is closed."""
-
-
-@dataclass(eq=False)
-class Turn:
-    """An utterance on its way through the connection. begins_s, ends_s: when its sound plays at the listener's, on
-    the monotonic clock, if it is played as it comes."""
-
-    id: str
-    utterance: Utterance
-    frames: Literal["binary", "base64"]
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled_s: float | None = None
-    played_ms: float | None = None
-    begins_s: float = 0.0
-    kept: Segment | None = None
-
-    @property
-    def ends_s(self) -> float:
-        return self.begins_s + self.utterance.duration_ms / 1000
-
-    def look(self) -> None:
-        if self.utterance.ready:
-            self.ready.set()
-
-    def progress(self, now_s: float | None = None) -> Progress:
-        """What the listener has heard: what the client says, else by the clock; all of it without either."""
-        if self.played_ms is not None:
-            return self.utterance.progress(self.played_ms)
-        if now_s is None:
-            return self.utterance.progress(self.utterance.duration_ms)
-        return self.utterance.progress(1000 * (now_s - self.begins_s) if self.begins_s else 0.0)
 
 
 class Connection:
