@@ -24,5 +24,5 @@ def failures(audio: Audio, min_ms: float = MIN_DURATION_MS) -> list[str]:
     if peak > np.float32(MAX_PEAK):
         found.append(f"clipping (peak {peak:.3f}, at most {MAX_PEAK} wanted)")
     if audio.duration_ms < min_ms:
-        found.append(f"too short ({audio.duration_ms:.0f} ms, at least {min_ms} ms wanted)")
+        found.append(f"too short ({audio.duration_ms:.0f} ms, at least {min_ms:.0f} ms wanted)")
     return found

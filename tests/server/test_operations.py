@@ -231,6 +231,10 @@ def test_robust_speak_reads_numbers_and_signs_aloud(served: Served) -> None:
     assert ears.word_error_rate("Mister Fox and Missus Hen own twenty-one eggs", audio) <= 0.15
 
 
+def test_a_short_answer_at_a_fast_pace_passes_its_checks(hibari: Served) -> None:
+    assert ears.sound(hibari.speak("/robust_speak", text="Hi.", speed=4).content).duration_ms < 400
+
+
 def test_robust_speak_refuses_what_is_long_once_written_out(hibari: Served) -> None:
     response = hibari.http.post("/robust_speak", json={"text": "77777 " * 100})
     assert response.status_code == 400
