@@ -24,6 +24,9 @@ MAX_LOGGED_CHARS = 200
 NO_ROUTE = "none"
 """Where there is none for a path, or the request was refused before one was looked for."""
 
+POLLED = frozenset({"/health", "/ready", "/metrics", "/api/health"})
+"""Asked every few seconds, by machines: an answer that all is well is a line for DEBUG, and no trace."""
+
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BEGINS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 """The messages that an answer begins with; each may carry headers."""
@@ -65,7 +68,8 @@ class RequestLog:
             finally:
                 self._metrics.requested(getattr(scope.get("route"), "path", NO_ROUTE), status)
                 key = scope[GRANT].name if GRANT in scope else None
-                logger.info(
+                logger.log(
+                    "DEBUG" if scope["path"] in POLLED and status < 400 else "INFO",
                     "{method} {path} {status} in {took_ms:.0f} ms{}",
                     f" for {key}" if key else "",
                     method=scope.get("method", "WS"),

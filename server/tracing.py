@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.telemetry import TelemetryConfig
 from loguru import logger
 
+from server.request_log import POLLED
 from speech.account import Account
 from speech.errors import StartupError
 from speech.release import VERSION
@@ -24,14 +25,12 @@ if TYPE_CHECKING:
     from loguru import Record
     from opentelemetry.sdk.trace import TracerProvider
 
-_POLLED = ("/health", "/ready", "/metrics")
-
 OF_FASTAPI: TelemetryConfig = {
     "metrics": False,
     "logs": False,
     "operation_spans": False,
     "auto_configure": False,
-    "exclude": lambda scope: scope["path"] in _POLLED,
+    "exclude": lambda scope: scope["path"] in POLLED,
 }
 """What FastAPI does by itself: a span for each request where there are `Traces`, and nothing else."""
 
