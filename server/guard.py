@@ -70,6 +70,23 @@ class Bucket:
         self._left -= 1
 
 
+class Addresses:
+    """A bucket for each address that asks; the longest unused is forgotten first. per_minute: 0 for any number."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def bucket_of(self, host: str) -> Bucket | None:
+        if not self._per_minute:
+            return None
+        network = _network(host)
+        self._buckets[network] = bucket = self._buckets.pop(network, None) or Bucket(self._per_minute)
+        if len(self._buckets) > MAX_ADDRESSES:
+            self._buckets.popitem(last=False)
+        return bucket
+
+
 @dataclass
 class Usage:
     """What one key has in use."""
@@ -107,12 +124,11 @@ class Guard:
         """max_websockets: open at once, of all callers."""
         self._app = app
         self._keys = keys
-        self._rate_per_minute = rate_per_minute
         self._origins = origins
         self._max_websockets = max_websockets
         self._websockets = 0
         self._usage: dict[str, Usage] = {}
-        self._addresses: OrderedDict[str, Bucket] = OrderedDict()
+        self._addresses = Addresses(rate_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -147,7 +163,8 @@ class Guard:
 
     def _grant(self, scope: Scope) -> Grant:
         if self._keys is None:
-            return Grant(self, buckets=self._address_bucket(scope))
+            bucket = self._addresses.bucket_of((scope.get("client") or ("", 0))[0])
+            return Grant(self, buckets=(bucket,) if bucket else ())
         presented = _presented(scope)
         if not presented:
             raise Unauthorised("this server asks for an API key; send it as Authorization: Bearer KEY, or as X-API-Key")
@@ -175,16 +192,6 @@ class Guard:
         if (usage.bucket and usage.bucket.per_minute) != key.per_minute:
             usage.bucket = Bucket(key.per_minute) if key.per_minute else None
         return usage
-
-    def _address_bucket(self, scope: Scope) -> tuple[Bucket, ...]:
-        if not self._rate_per_minute:
-            return ()
-        address = _network(scope)
-        bucket = self._addresses.pop(address, None) or Bucket(self._rate_per_minute)
-        self._addresses[address] = bucket
-        if len(self._addresses) > MAX_ADDRESSES:
-            self._addresses.popitem(last=False)
-        return (bucket,)
 
     def _check_origin(self, scope: Scope) -> None:
         """A WebSocket is not held to its page's origin by the browser, as other requests are. Any page somebody has
@@ -220,9 +227,8 @@ def _presented(scope: Scope) -> list[str]:
     return [each.strip() for each in found if each.strip()]
 
 
-def _network(scope: Scope) -> str:
-    """The caller's address; of IPv6 the /64, of which every caller has all."""
-    host = (scope.get("client") or ("", 0))[0]
+def _network(host: str) -> str:
+    """The address; of IPv6 the /64, of which every caller has all."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

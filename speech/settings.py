@@ -27,6 +27,9 @@ class Settings(BaseModel):
     threads: int = Field(2, ge=1, le=64, description="processor threads of an embedded engine")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    wyoming_port: int | None = Field(
+        None, ge=1, le=65535, description="for Home Assistant, as in 10200; unset, it is not listened to"
+    )
     queue: int = Field(16, ge=0, le=10_000, description="callers that may wait for a turn")
     queue_wait_s: float = Field(30, gt=0, le=600, description="how long one may wait")
     shutdown_s: float = Field(30, gt=0, le=600, description="how long running requests may finish after SIGTERM")
