@@ -75,11 +75,9 @@ class Feed:
     def _too_long(self) -> list[str]:
         if len(self._held) <= LONGEST_CHARS:
             return []
-        *ready, last = clauses(self._held, LONGEST_CHARS)
-        if not self._held.endswith(last):  # only blanks were at its end: the last word may be whole or not
-            last = self._held[self._held.rindex(last) :]
-        self._held = last
-        return [piece for piece in ready if _has_word(piece)]
+        pieces = clauses(self._held, LONGEST_CHARS)
+        self._held = _end(self._held, pieces.pop()) if pieces else " "
+        return [piece for piece in pieces if _has_word(piece)]
 
     def _give(self, chars: int) -> list[str]:
         said, self._held = self._held[:chars], self._held[chars:]
@@ -88,3 +86,13 @@ class Feed:
 
 def _has_word(text: str) -> bool:
     return any(char.isalnum() for char in text)
+
+
+def _end(text: str, last: str) -> str:
+    """`text` from where `last` begins, which is its end but for blanks: of these it may have others, or none."""
+    letters = sum(not char.isspace() for char in last)
+    at = len(text)
+    while letters:
+        at -= 1
+        letters -= not text[at].isspace()
+    return text[at:]

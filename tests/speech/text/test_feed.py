@@ -39,6 +39,16 @@ def test_any_text_keeps_its_letters_in_order(pieces: list[str]) -> None:
     assert [char for char in said if char.isalnum()] == kept
 
 
+@given(st.lists(st.tuples(st.sampled_from(["!\n", " ", "… ", "a, \n", "b\n ", "c. ", "dd", "-"]), st.integers(1, 200))))
+def test_long_runs_of_anything_keep_their_letters(runs: list[tuple[str, int]]) -> None:
+    feed, said = Feed(), ""
+    for unit, count in runs:
+        said += "".join(feed.add(unit * count))
+    said += "".join(feed.flush())
+    kept = "".join(unit * count for unit, count in runs)
+    assert [char for char in said if char.isalnum()] == [char for char in kept if char.isalnum()]
+
+
 def test_letter_by_letter_gives_the_sentences_after_the_first_clause() -> None:
     text = "This is one sentence that ends here. It costs 3.14 dollars. Dr. Who asked me? Yes."
     assert fed(list(text)) == sentences(text)
