@@ -41,6 +41,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "clients": ("clients", "speech.engines.gateway"),
     "httpx": ("clients", "speech.engines.gateway", "bench"),
     "anyio": ("server",),
+    "wyoming": ("server.wyoming",),
     "torch": ("speech.engines.csm", "speech.engines.registry", "speech.watermark", "bench"),
     "transformers": ("speech.engines.csm", "bench"),
     "onnxruntime": ("speech.engines.kokoro", "speech.engines.hibari"),

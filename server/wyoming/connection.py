@@ -296,11 +296,10 @@ class Connection:
         await self._send(AudioStop().event())
 
     async def _tell(self, error: BaseException | None) -> None:
-        """An error event, and a line in the log for what is not the client's doing."""
+        """An error event, and a line in the log: Home Assistant shows nobody what it is told."""
         if isinstance(error, SpeechError):
             status, body, _ = to_http(error)
-            if status >= 500:
-                logger.warning("Wyoming: {}", error.message)
+            logger.log("WARNING" if status >= 500 else "INFO", "Wyoming: {}: {}", body["code"], error.message)
             await self._send(Error(body["detail"], body["code"]).event())
         elif isinstance(error, Unreadable):
             await self._send(Error(str(error), "unreadable").event())
