@@ -80,6 +80,8 @@ def test_any_one_field_changes_the_key(raw: dict[str, object], data: st.DataObje
         "seed": 1 if changed["seed"] != 1 else 2,
         "temperature": 0.5 if changed["temperature"] != 0.5 else 0.6,
         "top_k": 7 if changed["top_k"] != 7 else 8,
+        "voice": "alloy" if changed["voice"] != "alloy" else "ash",
+        "speed": 2.0 if changed["speed"] != 2.0 else 0.5,
         "response_format": "flac" if changed["response_format"] != "flac" else "mp3",
     }
     assert values.keys() == schemas.PlainSpeakRequest.model_fields.keys(), "a new field needs a value here"
