@@ -123,13 +123,21 @@ async def read(request: Request) -> bytes:
 
 async def read_json(request: Request) -> Any:
     """The body as JSON. Raises InvalidInput where it is none."""
-    body = await read(request)
-    if len(body) > MAX_JSON_MARKS and sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_MARKS:
+    return parsed(await read(request))
+
+
+def parsed(body: bytes) -> Any:
+    """`body` as JSON. Raises InvalidInput where it is none."""
+    if has_too_many_values(body):
         raise InvalidInput("body", "holds more values than any request does", "send the fields of one request")
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise InvalidInput("body", "is not JSON", 'send a JSON object such as {"text": "Hello."}') from None
+
+
+def has_too_many_values(body: bytes) -> bool:
+    return len(body) > MAX_JSON_MARKS and sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_MARKS
 
 
 @asynccontextmanager
