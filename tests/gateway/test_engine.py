@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,13 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pybase64 import b64encode
 
 from audio_utils import Audio, decode_b64
+from image import baked
+from speech import release
 from speech.caller import Caller
 from speech.engines.base import Line, Segment
 from speech.engines.gateway import upstreams as spread
 from speech.engines.gateway.engine import GatewayConfig, GatewayEngine
+from speech.engines.registry import choose
 from speech.errors import Busy, CallerLeft, EngineFailed, InvalidInput, NotReady, OutOfMemory, SpeechError, StartupError
+from speech.operations import OPERATIONS
+from speech.service import Service
+from speech.settings import Settings
+from tests.conftest import ROOT, Served
 from tests.gateway.conftest import Gateway
 from tests.gateway.upstream import RATE_HZ, SOUND, FakeUpstream, serving
 
@@ -451,7 +460,58 @@ def test_who_speaks_when_it_closes_is_told(upstreams: Two) -> None:
     engine.close()
 
 
-def test_the_fake_tells_what_a_server_tells(kokoro: Any) -> None:
+def test_the_fake_tells_what_a_server_tells(kokoro: Served) -> None:
     """What the gateway reads is what /health has."""
     health = kokoro.http.get("/health").json()
     assert FakeUpstream().health.keys() <= health.keys()
+
+
+# Settings
+
+
+def test_it_is_chosen_by_name_and_wants_to_know_whom_to_ask(upstreams: Two) -> None:
+    with pytest.raises(StartupError, match="DUOLOGUE_UPSTREAMS"):
+        choose(Settings(engine="gateway", upstreams=" , "))
+    named = ", ".join(each.url + "/" for each in upstreams)
+    engine = choose(Settings(engine="gateway", upstreams=named, upstream_slots=2, upstream_key="mine"))
+    assert engine.info.parallel == 4
+    assert upstreams[1].keys == {"Bearer mine"}
+    engine.close()
+
+
+def test_a_chute_is_no_gateway_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(path.startswith(("clients/", "speech/engines/gateway/")) for path in release.paths(ROOT))
+    monkeypatch.setitem(sys.modules, "speech.engines.gateway.engine", None)
+    with pytest.raises(StartupError, match="self-hosted server alone"):
+        choose(Settings(engine="gateway", upstreams="http://127.0.0.1:9"))
+
+
+def test_the_key_is_neither_shown_nor_baked() -> None:
+    settings = Settings(engine="gateway", username="somebody", upstream_key="secret-key", upstreams="http://a.example")
+    assert "secret-key" not in repr(settings)
+    assert "UPSTREAM" not in str(baked(settings))
+
+
+# A voice over several turns
+
+
+def test_a_voice_stays_the_same_through_a_gateway(kokoro: Served) -> None:
+    """A stock voice by its name, a recording's by the recording, though the upstream remembers neither."""
+    service = Service(GatewayEngine(GatewayConfig((kokoro.url,))), Settings())
+    service.start()
+    contextual = OPERATIONS["contextual_speak"]
+
+    def voice(**body: Any) -> str:
+        return contextual(service, body | {"seed": 1}, Caller()).headers["X-Voice"]
+
+    try:
+        assert voice(text="Good morning.", session_id="one", voice="af_sky") == "af_sky"
+        assert voice(text="And good night.", session_id="one") == "af_sky"
+        assert voice(text="Hello.", session_id="one", speaker=0) == "af_heart"
+        recording = (ROOT / "tests/data/recordings/psx__austen_f.wav").read_bytes()
+        given = [{"text": "What she reads.", "speaker": 1, "audio_b64": b64encode(recording).decode()}]
+        matched = voice(text="Good morning.", session_id="two", context=given)
+        assert matched.startswith("match:")
+        assert voice(text="And good night.", session_id="two") == matched
+    finally:
+        service.close()
