@@ -31,6 +31,10 @@ from .wire import (
 DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 Timeout = float | httpx.Timeout | None
 
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60.0)
+"""An idle connection is kept for a minute, not httpx's five seconds: in a conversation the next turn comes later than
+that, and a new one costs up to three journeys to the server."""
+
 
 class TTSClient(Operations[Speech, SpeechStream, list[Speech], dict[str, Any]]):
     """A client of a Duologue server. Safe to share between threads; close it, or use it as a context manager.
@@ -56,7 +60,7 @@ class TTSClient(Operations[Speech, SpeechStream, list[Speech], dict[str, Any]]):
         headers = default_headers(find_api_key(api_key, url))
         self._retries = as_retries(retries)
         self._sleep = sleep
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=LIMITS, transport=transport)
 
     def conversation(
         self,
@@ -151,7 +155,9 @@ class AsyncTTSClient(
         headers = default_headers(find_api_key(api_key, url))
         self._retries = as_retries(retries)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, limits=LIMITS, transport=transport
+        )
 
     def conversation(
         self,

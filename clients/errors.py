@@ -118,6 +118,9 @@ STATUS_OF_CODE = {
 """The status that each code of the server's has where it comes as an answer of its own; 500 for the others."""
 
 
+WRAPPED = "Invalid request: "
+
+
 def from_event(event: Mapping[str, Any], headers: httpx.Headers) -> APIStatusError:
     """The error that an event of a stream tells of. headers: of the answer that the stream is."""
     told = {name: headers[name] for name in ("X-Request-Id",) if name in headers}
@@ -201,7 +204,22 @@ def _words(response: httpx.Response) -> tuple[str, str | None, str | None]:
         detail = "; ".join(_complaint(item) for item in detail)
     if not isinstance(detail, str) or not detail:
         detail = _status_line(response, json.dumps(detail) if detail else "")
+    inner = _unwrapped(detail)
+    if inner:
+        detail, body = inner["detail"], inner
     return detail, _text_or_none(body.get("code")), _text_or_none(body.get("field"))
+
+
+def _unwrapped(detail: str) -> dict[str, Any] | None:
+    """What a server said, where the gateway of Chutes tells it as `Invalid request: {…}`, once or twice over."""
+    head, brace, rest = detail.partition("{")
+    if not brace or head.replace(WRAPPED, ""):
+        return None
+    try:
+        said = json.loads(brace + rest)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and isinstance(said.get("detail"), str) else None
 
 
 def _complaint(item: Any) -> str:

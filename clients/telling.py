@@ -89,6 +89,8 @@ class Told:
         if kind == "speech.audio.delta":
             return self._sound(told)
         if kind == "speech.audio.start":
+            if self.received_bytes:  # a gateway that lost its server in the middle asked another, from the start
+                raise UnreadableAnswer(f"{self._call.path} began anew after {self.received_bytes:,} bytes")
             self.response_format = _value(told, "response_format", str) or self.response_format
             self.media_type = _value(told, "media_type", str) or self.media_type
             self.sample_rate_hz = _value(told, "sample_rate_hz", int)

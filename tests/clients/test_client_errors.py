@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from typing import Any
 
@@ -153,3 +154,16 @@ def test_the_tree_is_as_drawn() -> None:
         if isinstance(kind, type) and issubclass(kind, TTSError):
             assert name in drawing
             assert getattr(clients, name) is kind
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_the_gateway_of_chutes_wraps_up_is_unwrapped(times: int) -> None:
+    status, body, _ = to_http(InvalidInput("voice", "is not a voice here", "ask for {one} of them"))
+    error = failure(httpx.Response(status, json={"detail": "Invalid request: " * times + json.dumps(body)}))
+    assert isinstance(error, InvalidRequest)
+    assert (error.message, error.code, error.field) == (body["detail"], "invalid_input", "voice")
+
+
+@pytest.mark.parametrize("detail", ["Invalid request: {", "Invalid request: {}", 'x {"detail": "y"}', "{1}"])
+def test_what_only_looks_like_it_is_left_as_it_is(detail: str) -> None:
+    assert failure(httpx.Response(400, json={"detail": detail})).message == detail

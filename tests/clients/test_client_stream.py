@@ -234,6 +234,7 @@ BROKEN: list[tuple[bytes | Exception, type[TTSError], str]] = [
     (written(failed("engine_failed", "the engine broke")), ServerFailed, "the engine broke"),
     (written(failed("busy", "full")), Busy, "full"),
     (b"data: [1]\n\n", UnreadableAnswer, "no JSON object"),
+    (written(START, delta(b"one"), DONE), UnreadableAnswer, "began anew after 3 bytes"),
 ]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-
 import httpx
 
 from clients import (
@@ -19,9 +16,6 @@ from speech import errors
 from speech.engines.base import Line
 from speech.engines.gateway.request import refused
 
-WRAPPED = "Invalid request: "
-"""How the gateway of Chutes begins to tell of a 400; our own JSON follows."""
-
 
 def mistake(error: TTSError, line: Line) -> errors.InvalidInput | None:
     """The caller's own mistake, where `error` tells of one: no other upstream would take the line either."""
@@ -29,12 +23,7 @@ def mistake(error: TTSError, line: Line) -> errors.InvalidInput | None:
         return None
     if error.status == 413:
         return errors.InvalidInput("context", "is more than the server behind this gateway takes", "send less of it")
-    message, field = error.message, error.field
-    if WRAPPED in message:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            told = json.loads(message[message.index("{") :])
-            message, field = str(told["detail"]), told.get("field")
-    return refused(message, field, line)
+    return refused(error.message, error.field, line)
 
 
 def is_alive(error: TTSError) -> bool:
