@@ -14,7 +14,7 @@ from server import openapi, tracing
 from server.bodies import Bodies
 from server.cors import origins_of, policy
 from server.desk import Desk
-from server.doors import dia, library, native, openai, operating, websocket
+from server.doors import dia, library, native, openai, operating, sillytavern, websocket
 from server.errors import error_response
 from server.guard import Guard
 from server.heads import Heads
@@ -25,7 +25,7 @@ from speech.release import VERSION
 from speech.service import Service
 from speech.settings import Settings
 
-DOORS = (native, openai, library, dia, websocket, operating)
+DOORS = (native, openai, library, dia, sillytavern, websocket, operating)
 
 
 def create_app(service: Service, settings: Settings, keys: Keys | None = None) -> FastAPI:

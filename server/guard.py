@@ -41,6 +41,9 @@ OPEN_PATHS = frozenset(
 )
 """Read (GET and HEAD) without a key, whoever asks."""
 
+SAMPLES = "/sample/"
+"""So are the voices' samples below it: a page plays them by their address alone. Each is spoken once and kept."""
+
 GRANT = "duologue.grant"
 """Where a scope has its `Grant`."""
 
@@ -213,7 +216,9 @@ def _check_head(scope: Scope) -> None:
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["path"] in OPEN_PATHS
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    return scope["path"] in OPEN_PATHS or scope["path"].startswith(SAMPLES)
 
 
 def _presented(scope: Scope) -> list[str]:

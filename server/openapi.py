@@ -62,13 +62,14 @@ def route(
     path: Collection[str] = (),
 ) -> dict[str, Any]:
     """Keywords for a route. about: its summary, and after a line more. answer: content by media type. query: a model
-    with a field for each parameter. path: names in the path, which are strings."""
+    with a field for each parameter. path: names in the path, of what may not be there."""
     summary, _, description = about.partition("\n")
     parameters = [*map(_path_parameter, path), *(_parameters(query) if query else ())]
     return {
         "summary": summary,
         "description": description,
-        "responses": _errors(_ERROR_SCHEMA) | {200: {"description": "The answer.", "content": answer}},
+        "responses": _errors(_ERROR_SCHEMA, {404: ["not_found"]} if path else None)
+        | {200: {"description": "The answer.", "content": answer}},
         "response_model": None,
         "openapi_extra": {"parameters": parameters} | (_body(_schema(body), "application/json") if body else {}),
     }

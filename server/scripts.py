@@ -1,9 +1,9 @@
-"""Scripts as Dia's users write them, [S1] and [S2] for who speaks and (laughs) for a sound, and its controls: what the
-two doors of Dia's servers share. Knows no path and no wire but the fields of those controls."""
+"""What the doors of other servers share: a long answer in one piece; and what Dia's two have in common, its controls
+and its scripts, with [S1] and [S2] for who speaks and (laughs) for a sound. Knows no path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -82,27 +82,30 @@ def script(text: str, info: EngineInfo, *, field: str = "text", max_chars: int |
     return Script([replace(part, field=field) for part in parts], left_out)
 
 
-def answer(
-    service: Service,
-    caller: Caller,
-    line: Callable[[], Line],
-    script: Script,
-    request: schemas.Sampling,
-    *,
-    ignored: tuple[str, ...] = (),
-) -> Reply:
-    """All of `script` as one clip, its parts said as `line` would be. line: is called with a place held. ignored: the
-    fields that were sent for nothing, to be told. Raises SpeechError."""
+def opened(service: Service, caller: Caller, line: Callable[[], Line], parts: Iterable[Part]) -> Speaking:
+    """`parts` under way, each said as `line` would be, which is called with a place held. Raises SpeechError."""
 
     def prepare() -> Callable[[], Line]:
         made = line()
         return lambda: made
 
-    speaking = Speaking.open(service, caller, prepare, script.parts)
+    return Speaking.open(service, caller, prepare, parts)
+
+
+def answer(
+    service: Service,
+    speaking: Speaking,
+    request: schemas.Sampling,
+    *,
+    left_out: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
+) -> Reply:
+    """All of `speaking` as one clip. left_out: cues, and ignored: fields, that came for nothing: they are told. Raises
+    SpeechError."""
     take = speaking.collect()
-    told = {"X-Chunks": str(len(script.parts))}
+    told = {"X-Chunks": str(len(speaking.spoken))}
     if ignored:
         told["X-Ignored"] = ", ".join(ignored)
-    if script.left_out:
-        told["X-Left-Out"] = ", ".join(f"({cue})" for cue in script.left_out)
+    if left_out:
+        told["X-Left-Out"] = ", ".join(f"({cue})" for cue in left_out)
     return audio_reply(service, request, speaking.line, take, told)

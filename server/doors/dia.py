@@ -17,7 +17,7 @@ import schemas
 from audio_utils import Audio
 from server import bodies, openapi
 from server.desk import Desk
-from server.scripts import MAX_ANSWER_MS, Controls, answer, script
+from server.scripts import MAX_ANSWER_MS, Controls, answer, opened, script
 from speech.caller import Caller
 from speech.engines.base import Line, Segment
 from speech.errors import InvalidInput
@@ -99,7 +99,8 @@ def _generate(service: Service, wanted: GenerateRequest, caller: Caller) -> Repl
             context=context,
         )
 
-    return answer(service, caller, line, said, request, ignored=wanted.ignored(info))
+    speaking = opened(service, caller, line, said.parts)
+    return answer(service, speaking, request, left_out=said.left_out, ignored=wanted.ignored(info))
 
 
 def sound(prompt: AudioPrompt) -> Audio:

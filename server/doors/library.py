@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 import schemas
 from server import openapi
 from server.desk import Desk
-from server.scripts import MAX_ANSWER_MS, Controls, Script, answer, script
+from server.scripts import MAX_ANSWER_MS, Controls, Script, answer, opened, script
 from speech.account import Account
 from speech.caller import Caller
 from speech.engines.base import Line
@@ -126,9 +126,12 @@ def _speak(service: Service, wanted: TtsRequest, caller: Caller) -> Reply:
         line = service.line(request, caller, text=said.parts[0].text, speaker=speaker, max_duration_ms=MAX_ANSWER_MS)
         return line if wanted.voice_id is None else service.in_voice(line, wanted.voice_id, "voice_id")
 
+    parts = said.parts
     if wanted.voice_id is not None:  # all of it in one voice, whatever its tags
-        said = Script([replace(part, speaker=None) for part in said.parts], said.left_out)
-    return answer(service, caller, line, said, request, ignored=wanted.ignored(service.engine.info))
+        parts = [replace(part, speaker=None) for part in parts]
+    speaking = opened(service, caller, line, parts)
+    ignored = wanted.ignored(service.engine.info)
+    return answer(service, speaking, request, left_out=said.left_out, ignored=ignored)
 
 
 def _script(service: Service, wanted: TtsRequest | AnalyzeRequest) -> Script:
