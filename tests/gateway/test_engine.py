@@ -297,6 +297,34 @@ def test_one_that_comes_back_as_another_is_not_used(upstreams: Two, gateway: Gat
     assert asked(one) == [1]
 
 
+@pytest.mark.usefixtures("quick")
+def test_rather_nobody_than_another(upstreams: Two, gateway: Gateway) -> None:
+    one = upstreams[0]
+    engine = gateway(one)
+    one.health["model"] = "another"
+    one.script.extend([NOT_READY] * 9)
+    while not engine._upstreams.all[0].is_other:
+        with pytest.raises(NotReady):
+            said(engine)
+    one.script.clear()
+    sent = len(one.bodies)
+    with pytest.raises(NotReady):
+        said(engine)
+    assert asked(one) == [sent]
+
+
+@pytest.mark.parametrize(
+    "entry", [(400, {"detail": "text: no"}, {}), (429, {"detail": "full", "code": "busy", "field": None}, {})]
+)
+def test_one_that_turns_a_line_away_is_well(upstreams: Two, gateway: Gateway, entry: Any) -> None:
+    engine = gateway(upstreams[0])
+    upstreams[0].script.extend([NOT_READY, entry])
+    for _ in range(2):
+        with pytest.raises(SpeechError):
+            said(engine)
+    assert engine._upstreams.all[0].is_up
+
+
 def test_one_that_changed_its_rate_is_not_listened_to(upstreams: Two, gateway: Gateway) -> None:
     one, other = upstreams
     engine = gateway(one, other)
@@ -505,13 +533,12 @@ def test_a_voice_stays_the_same_through_a_gateway(kokoro: Served) -> None:
         return contextual(service, body | {"seed": 1}, Caller()).headers["X-Voice"]
 
     try:
-        assert voice(text="Good morning.", session_id="one", voice="af_sky") == "af_sky"
-        assert voice(text="And good night.", session_id="one") == "af_sky"
-        assert voice(text="Hello.", session_id="one", speaker=0) == "af_heart"
+        assert voice(text="Yes.", session_id="one", voice="af_sky") == "af_sky"
+        assert voice(text="No.", session_id="one") == "af_sky"
         recording = (ROOT / "tests/data/recordings/psx__austen_f.wav").read_bytes()
         given = [{"text": "What she reads.", "speaker": 1, "audio_b64": b64encode(recording).decode()}]
-        matched = voice(text="Good morning.", session_id="two", context=given)
+        matched = voice(text="Yes.", session_id="two", context=given)
         assert matched.startswith("match:")
-        assert voice(text="And good night.", session_id="two") == matched
+        assert voice(text="No.", session_id="two") == matched
     finally:
         service.close()

@@ -33,7 +33,7 @@ HEALTH: dict[str, Any] = {
     "speakers": [None, None],
 }
 
-SOUND = (1000 * np.sin(np.arange(RATE_HZ // 5))).astype("<i2")
+SOUND = (32_000 * np.sin(np.arange(RATE_HZ // 5))).astype("<i2")
 """What it says of every line: 200 ms, in two events."""
 
 

@@ -179,7 +179,6 @@ class GatewayEngine:
                     if not failures.is_alive(error):
                         upstream.failed(error)
                     tried.add(upstream)
-        assert last is not None
         raise failures.told(last, retry_after_s=max(1.0, self._upstreams.soonest_s()))
 
     def _judge(self, upstream: Upstream, asked: Asked, error: TTSError) -> None:

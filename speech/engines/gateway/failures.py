@@ -36,9 +36,9 @@ def is_broken_connection(error: TTSError) -> bool:
     return isinstance(error, ConnectionFailed) and not isinstance(error.__cause__, httpx.ConnectError)
 
 
-def told(error: TTSError, *, begun: bool = False, retry_after_s: float = 1.0) -> errors.SpeechError:
-    """What the caller is told where no upstream could say the line, the last for this reason. begun: its first sound
-    had been handed over."""
+def told(error: TTSError | None, *, begun: bool = False, retry_after_s: float = 1.0) -> errors.SpeechError:
+    """What the caller is told where no upstream could say the line, the last for this reason; None: there was nobody
+    to ask. begun: its first sound had been handed over."""
     if isinstance(error, Busy):
         words = "every server behind this gateway has all its places taken; try again later"
         return errors.Busy(words, retry_after_s=error.retry_after_s or retry_after_s)
