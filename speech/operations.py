@@ -202,7 +202,8 @@ def _checked(service: Service, line: Line, attempts: int) -> tuple[Line, Take, d
     for attempt in range(1, attempts + 1):
         take = service.take(line)
         # What the caller's limit cut is not too short, nor what was asked for at a fast pace.
-        found = checks.failures(take.audio, 0 if take.truncated else checks.MIN_DURATION_MS / max(1, line.speed))
+        min_ms = 0 if take.truncated else checks.MIN_DURATION_MS / max(1, line.speed)
+        found = checks.failures(take.audio, min_ms, ran_away=take.ran_away)
         if not found:
             return line, take, {"X-Quality-Attempts": str(attempt), "X-Quality-Checks": "; ".join(checks.CHECKS)}
         line = replace(line, seed=line.seed + 1)

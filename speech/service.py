@@ -37,11 +37,13 @@ UNMARKED = "Whole clips are watermarked; streams are not."
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """What an engine said. truncated: it had more to say than the limit allowed. voices: its own, where it has any."""
+    """What an engine said. truncated: it had more to say than the limit allowed. voices: its own, where it has any.
+    ran_away: it went on for longer than its text can take, and was stopped."""
 
     audio: Audio
     truncated: bool
     voices: tuple[str, ...] = ()
+    ran_away: bool = False
 
 
 class Spoken:
@@ -60,6 +62,10 @@ class Spoken:
     @property
     def truncated(self) -> bool:
         return self._cut or getattr(self._chunks, "truncated", False)
+
+    @property
+    def ran_away(self) -> bool:
+        return getattr(self._chunks, "ran_away", False)
 
     def __iter__(self) -> Iterator[Audio]:
         left_ms = float(self.line.max_duration_ms)
@@ -240,7 +246,7 @@ class Service:
             raise EngineFailed("the engine said nothing for this text; send another, or try again")
         audio = self.marked(Audio.join(chunks))
         voice = self.engine.voice_of(spoken.line)
-        return Take(audio, spoken.truncated, (voice,) if voice else ())
+        return Take(audio, spoken.truncated, (voice,) if voice else (), spoken.ran_away)
 
     def marked(self, audio: Audio) -> Audio:
         """A whole clip with the watermark in it, where the operator wants one. Needs no turn."""

@@ -114,7 +114,8 @@ class Engine(Protocol):
 
         The line is checked, and on an engine that batches it joins the others, before this returns; the first
         chunk may be asked for later. Closing the iterator stops the work and frees its place. An engine that stops
-        at the limit by itself tells so in the iterator's `truncated`; one that goes on is cut by the service.
+        at the limit by itself tells so in the iterator's `truncated`; one that goes on is cut by the service. One that
+        can lose its way tells in `ran_away` that it spoke for longer than the text can take, and was stopped.
         Raises InvalidInput, EngineFailed, OutOfMemory or CallerLeft.
         """
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,8 @@ class Scripted:
         )
         self.said: list[Line] = []
         self.trims = 0
+        self.runs_away = 0
+        """Takes that are stopped at the most that their text can take."""
         self._script: Iterator[Audio | Exception] = iter(script)
 
     def start(self) -> None:
@@ -58,7 +61,8 @@ class Scripted:
 
     def speak(self, line: Line) -> Generator[Audio]:
         self.said.append(line)
-        return self._chunks(next(self._script))
+        chunks = self._chunks(next(self._script))
+        return chunks if len(self.said) > self.runs_away else RanAway(chunks)
 
     def _chunks(self, entry: Audio | Exception) -> Generator[Audio]:
         if isinstance(entry, Exception):
@@ -73,6 +77,21 @@ class Scripted:
 
     def close(self) -> None:
         pass
+
+
+class RanAway(Generator[Audio, None, None]):
+    """Chunks of a take that had to be stopped."""
+
+    ran_away = True
+
+    def __init__(self, chunks: Generator[Audio]) -> None:
+        self._chunks = chunks
+
+    def send(self, value: None) -> Audio:
+        return self._chunks.send(value)
+
+    def throw(self, *error: Any) -> Audio:
+        return self._chunks.throw(*error)
 
 
 Ask = Callable[..., Reply]
@@ -90,6 +109,16 @@ def test_quality_speak_tries_until_a_take_passes_and_tells_how_often() -> None:
     assert reply.headers["X-Quality-Attempts"] == "3"
     assert [line.seed for line in engine.said] == [10, 11, 12]
     assert reply.headers["X-Seed"] == "12", "the seed of the take that was handed over"
+
+
+def test_quality_speak_tries_again_where_the_engine_ran_away() -> None:
+    engine = Scripted([GOOD, GOOD])
+    engine.runs_away = 1
+    assert on(engine)("quality_speak").headers["X-Quality-Attempts"] == "2"
+    engine = Scripted([GOOD])
+    engine.runs_away = 1
+    with pytest.raises(QualityRejected, match="ran away"):
+        on(engine)("robust_speak")
 
 
 def test_quality_speak_gives_up_after_three_and_says_why() -> None:

@@ -50,11 +50,12 @@ class Verdict(Enum):
 class Ending:
     """Watches one take, holds silence back until sound follows it, and says when it is over.
 
-    cap: frames it may take. What it lets through goes to `ready`, float32[n] each.
+    cap: frames it may take. What it lets through goes to `ready`, float32[n] each. ran_away: whether the cap ended it.
     """
 
     cap: int
     ready: list[np.ndarray] = field(default_factory=list)
+    ran_away: bool = False
     _held: list[np.ndarray] = field(default_factory=list)
     _frames: int = 0
     _spoke: bool = False
@@ -76,7 +77,8 @@ class Ending:
             self._held.append(samples)
         if not self._spoke and self._frames >= min(LOST_AFTER, self.cap):
             return Verdict.LOST
-        if self._frames >= self.cap or len(self._held) >= PAUSE_AT_MOST:
+        self.ran_away = self._frames >= self.cap
+        if self.ran_away or len(self._held) >= PAUSE_AT_MOST:
             return self._finish(tail=None)
         return Verdict.ON
 

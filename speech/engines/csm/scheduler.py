@@ -21,7 +21,7 @@ from loguru import logger
 from audio_utils import Audio
 from speech.engines.base import Line
 from speech.engines.csm.frames import Frames
-from speech.engines.csm.guards import Chunks, Ending, Verdict
+from speech.engines.csm.guards import Chunks, Ending, Verdict, frame_cap
 from speech.engines.csm.prompt import Prompt
 from speech.engines.csm.reader import Reader
 from speech.engines.csm.sampling import Noise
@@ -37,6 +37,7 @@ class Request:
         self.out: SimpleQueue[np.ndarray | SpeechError | None] = SimpleQueue()
         self.left = False
         self.cut = False
+        self.ran_away = False
         self.take = 0
         self.ending = Ending(cap=prompt.frames)
         self.chunks = Chunks(samples=line.max_duration_ms * rate_hz // 1000)
@@ -184,6 +185,7 @@ class Scheduler:
             request.chunks.put(piece)
         request.ending.ready.clear()
         request.cut = request.chunks.full and not ended
+        request.ran_away = request.ending.ran_away and request.prompt.frames == frame_cap(request.line.text)
         over = verdict is Verdict.OVER or request.chunks.full
         chunk = request.chunks.take(last=over)
         if chunk is not None:
@@ -235,6 +237,11 @@ class Take(Generator[Audio, None, None]):
     def truncated(self) -> bool:
         """Whether there was more to say than max_duration_ms allowed; known when the chunks have ended."""
         return self._request.cut
+
+    @property
+    def ran_away(self) -> bool:
+        """Whether it was stopped at the most that its text can take; known when the chunks have ended."""
+        return self._request.ran_away
 
     def send(self, value: None) -> Audio:
         if self._over:

@@ -60,8 +60,10 @@ def test_a_take_that_never_speaks_is_lost_and_may_begin_again() -> None:
 def test_a_take_stops_at_its_cap_and_in_an_endless_pause() -> None:
     ending = Ending(cap=4)
     assert hear(ending, VOICE, VOICE, VOICE, VOICE) is Verdict.OVER
+    assert ending.ran_away
     ending = Ending(cap=1000)
     assert hear(ending, VOICE, *[SILENCE] * PAUSE_AT_MOST) is Verdict.OVER
+    assert not ending.ran_away
     assert loud(ending) == [True, False, False]
 
 
