@@ -11,15 +11,15 @@ serve: .venv/serve
 chute: .venv/chute  ## the Chute itself, through the real SDK, in dev mode
 	CHUTES_EXECUTION_CONTEXT=REMOTE PYTHONPATH=. .venv/bin/chutes run my_tts:chute --dev --host 127.0.0.1 --port $(PORT) --logging-port $$(($(PORT) + 1))
 
-test: .venv/test
-	$(RUN) -m pytest $(TESTS)
+test: .venv/test  ## two at a time: most wait for servers of their own
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 check: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/test
+bench: .venv/bench
 	$(RUN) -m bench
 
 release: .venv/serve  ## stamp my_tts.py with the release that this tree is
@@ -51,6 +51,10 @@ verify-csm: .venv/test  ## make verify-csm DIR=…: does this build compute what
 	$(PIP) torch==2.13.0
 	$(PIP) -r requirements/test.txt
 	$(PIP) --no-deps -r requirements/test-no-deps.txt
+	@touch $@
+
+.venv/bench: requirements/bench.txt .venv/test
+	$(PIP) -r requirements/bench.txt
 	@touch $@
 
 clean:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 
-SCRIPTS = ("bench.service", "bench.voice_match", "bench.csm_engine")
+SCRIPTS = ("bench.service", "bench.first_audio", "bench.load", "bench.voice_match", "bench.csm_engine")
 
 for script in SCRIPTS:
     print(f"\n== {script}", flush=True)
