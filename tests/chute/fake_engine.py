@@ -67,6 +67,9 @@ class FakeEngine:
     def load(self) -> Load:
         return Load()
 
+    def load(self) -> Load:
+        return Load()
+
     def trim(self) -> None:
         pass
 
