@@ -67,9 +67,6 @@ class FakeEngine:
     def load(self) -> Load:
         return Load()
 
-    def load(self) -> Load:
-        return Load()
-
     def trim(self) -> None:
         pass
 
