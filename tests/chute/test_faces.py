@@ -176,7 +176,7 @@ def test_more_callers_than_places_are_told_when_to_come_back(faces: Faces, monke
 
 
 def test_a_rejected_take_says_why(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "failures", lambda *_: ["it is silent"])
+    monkeypatch.setattr(checks, "failures", lambda *_, **__: ["it is silent"])
     rejected = faces.ask("/quality_speak", HELLO)
     assert rejected.status_code == 500
     assert rejected.json()["detail"].endswith("it is silent")
