@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
+from itertools import chain
 
 import numpy as np
 from hibari.g2p import G2P
@@ -29,6 +30,8 @@ MAX_PHONEMES = 400
 
 SENTENCE_EDGE_MS = 120
 """Silence kept at both ends of a sentence, of the 0.3 to 0.5 s that the models leave: 240 ms between sentences."""
+
+EDGE_SAMPLES = SENTENCE_EDGE_MS * SAMPLE_RATE_HZ // 1000
 
 MAX_SENTENCE_CHARS = 400
 """A longer sentence is cut before it is read: the reading takes the square of its length."""
@@ -51,21 +54,27 @@ def _vocabulary() -> dict[str, int]:
     return json.loads((resources.files("hibari") / "assets" / "vocab.json").read_text(encoding="utf-8"))
 
 
-def phonemes(line: Line, *, british: bool) -> list[str]:
-    """The line's text as phonemes, one string of at most `MAX_PHONEMES` a sentence. Raises InvalidInput for none."""
+def phonemes(line: Line, *, british: bool) -> Iterator[str]:
+    """The line's text as phonemes, a string of at most `MAX_PHONEMES` a sentence, each read when it is asked for.
+    Raises InvalidInput, at once, where there is none."""
+    found = _phonemes(line, british)
+    first = next(found, None)
+    if first is None:
+        raise InvalidInput(line.field, "has no word that this engine can speak", "write English words or numbers")
+    return chain([first], found)
+
+
+def _phonemes(line: Line, british: bool) -> Iterator[str]:
     speak = phonemizer(british)
-    found: list[str] = []
     text = unicodedata.normalize("NFC", line.text)  # else an accent that is a character of its own is read on its own
     text = "".join(map(_plain_digit, text))
     for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0].replace(",", "")), text)):
         for piece in clauses(sentence, MAX_SENTENCE_CHARS) if len(sentence) > MAX_SENTENCE_CHARS else [sentence]:
             line.caller.check()
             spoken = speak(piece)
-            found += clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]
-    found = [each for each in found if any(char.isalpha() for char in each)]
-    if not found:
-        raise InvalidInput(line.field, "has no word that this engine can speak", "write English words or numbers")
-    return found
+            for each in clauses(spoken, MAX_PHONEMES) if len(spoken) > MAX_PHONEMES else [spoken]:
+                if any(char.isalpha() for char in each):
+                    yield each
 
 
 def _plain_digit(char: str) -> str:

