@@ -37,6 +37,7 @@ def serving(**settings: str) -> Iterator[Served]:
     """A server with these settings, ready to speak; stopped at the end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DUOLOGUE_")}
     env = clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "DUOLOGUE_PORT": "0"}
+    env |= {"DUOLOGUE_THREADS": "1"}  # two tests at a time share two cores
     env |= {f"DUOLOGUE_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "server"],

@@ -22,7 +22,7 @@ _NORMALIZE = EnglishTextNormalizer()
 
 @lru_cache(maxsize=1)
 def _whisper() -> WhisperModel:
-    return WhisperModel(str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=2)
+    return WhisperModel(str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
 def sound(data: bytes) -> Audio:

@@ -133,7 +133,7 @@ def _my_tts() -> ModuleType:
 @pytest.fixture(scope="session")
 def kokoro_service() -> Service:
     """A started service with a voice that recordings can change."""
-    settings = Settings(engine="kokoro")
+    settings = Settings(engine="kokoro", threads=1)
     service = Service(choose(settings), settings)
     service.start()
     return service

@@ -34,7 +34,7 @@ def recording(name: str) -> Audio:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[KokoroEngine]:
-    engine = KokoroEngine(threads=2)
+    engine = KokoroEngine(threads=1)
     engine.start()
     yield engine
     engine.close()
