@@ -41,7 +41,7 @@ class Pace:
     """
 
     rtf: float
-    first_ms: float = 600
+    first_ms: float = 500
     most_ms: float = 4000
     overhead_ms: float = 200
     ahead_ms: float = 0

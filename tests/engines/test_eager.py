@@ -48,6 +48,13 @@ def said(name: str, text: str, eagerly: bool) -> list[Audio]:
     return list(started(name).speak(Line(text, eager=eagerly)))
 
 
+def in_one_stretch(name: str, text: str) -> list[Audio]:
+    """As an eager line is drawn, but undivided."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(eager, "Pace", functools.partial(eager.Pace, first_ms=100_000, most_ms=100_000))
+        return list(started(name).speak(Line(text, eager=True)))
+
+
 both = pytest.mark.parametrize("name", ["kokoro", "hibari"])
 each_text = pytest.mark.parametrize("text", SAID)
 
@@ -71,7 +78,7 @@ class TestAgainstOneGo:
         self, name: str, text: str
     ) -> None:
         lengths_ms = [piece.duration_ms for piece in said(name, text, True)]
-        assert lengths_ms[0] < 750
+        assert lengths_ms[0] < 650
         assert len(said(name, text, False)) == 1
         heard_ms = 0.0
         for length_ms in lengths_ms:
@@ -85,19 +92,18 @@ class TestAgainstOneGo:
         assert similarity(pieces, whole) > 0.93
 
     def test_no_pause_click_or_step_in_level_where_pieces_meet(self, name: str, text: str) -> None:
-        pieces, (whole,) = said(name, text, True), said(name, text, False)
+        pieces, (whole,), (undivided,) = said(name, text, True), said(name, text, False), in_one_stretch(name, text)
         joined = Audio.join(pieces).samples
         longest, usual = pauses_ms(Audio.join(pieces)), pauses_ms(whole)
         assert max(longest, default=0) <= max(usual, default=0) + 60
         steps = np.abs(np.diff(joined))
         ends = np.cumsum([len(piece.samples) for piece in pieces])
+        assert len(ends) > 1
         for seam in ends[:-1]:
             assert steps[seam - 1] <= np.quantile(steps, 0.999)
-        # the same moment of one go: what differs between two neighbours is what their seam adds
-        spans = zip([0, *ends[:-1]], ends, strict=True)
-        louder_db = [level_db(joined[a:b]) - level_db(whole.samples[a:b]) for a, b in spans]
-        assert np.abs(np.diff(louder_db)).max() < 1.5
-        assert abs(level_db(joined) - level_db(whole.samples)) < 3
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            assert abs(level_db(joined[start:end]) - level_db(undivided.samples[start:end])) < 1
+            assert abs(level_db(joined[start:end]) - level_db(whole.samples[start:end])) < 4
 
 
 @both
@@ -131,11 +137,9 @@ def test_a_matched_voice_says_a_short_sentence_whole_and_a_long_one_in_pieces() 
     hum = np.sin(np.arange(48_000) * 2 * np.pi * 140 / 24_000).astype(np.float32) * 0.3
     somebody = (Segment("Mm.", 1, Audio(hum, 24_000)),)
     assert str(engine.voice_of(Line("Mm.", context=somebody))).startswith("match:")
-    short, long = "Nice to meet you.", SAID[1]
-    whole, eagerly = (list(engine.speak(Line(short, context=somebody, eager=each))) for each in (False, True))
-    np.testing.assert_array_equal(Audio.join(whole).samples, Audio.join(eagerly).samples)
-    chunks = engine.speak(Line(long, context=somebody, eager=True))
-    assert next(chunks).duration_ms < 750
+    assert len(list(engine.speak(Line("Nice to meet you.", context=somebody, eager=True)))) == 1
+    chunks = engine.speak(Line(SAID[1], context=somebody, eager=True))
+    assert next(chunks).duration_ms < 650
     chunks.close()
 
 
