@@ -9,8 +9,8 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -95,10 +95,14 @@ class Pump(Generic[T]):
             self._arrived.set()
 
     def _work(self) -> None:
-        for piece in self._pieces:
-            self._backlog.add(self._size(piece), self._caller)
-            self._ready.append(piece)
-            self._loop.call_soon_threadsafe(self._arrived.set)
+        try:
+            for piece in self._pieces:
+                self._backlog.add(self._size(piece), self._caller)
+                self._ready.append(piece)
+                self._loop.call_soon_threadsafe(self._arrived.set)
+        finally:
+            if isinstance(self._pieces, Generator):
+                self._pieces.close()  # here, whatever has become of who waits: it may hold the engine's turn
 
     async def __aiter__(self) -> AsyncIterator[T]:
         try:
@@ -128,9 +132,29 @@ class Pump(Generic[T]):
             self._backlog.remove(self._size(self._ready.popleft()))
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+async def opened(open: Callable[[], C], caller: Caller, threads: anyio.CapacityLimiter) -> C:
+    """What `open` gives, in a thread. If whoever waits for it is cancelled, the caller leaves, and what is opened all
+    the same is closed: it would keep the engine's turn for as long as it lies about."""
+    opening = asyncio.ensure_future(anyio.to_thread.run_sync(open, limiter=threads))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        caller.leave()
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception() or done.result().close())
+        raise
+
+
 async def sent(send: Callable[[Any], Any], message: Any) -> None:
     """Send one message of ASGI. Raises CallerLeft for a listener who has stopped taking them."""
     try:
-        await asyncio.wait_for(send(message), LISTENER_S)
+        async with asyncio.timeout(LISTENER_S):  # wait_for may lose a cancellation
+            await send(message)
     except (TimeoutError, OSError):
         raise CallerLeft from None

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from loguru import logger
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
@@ -22,7 +21,7 @@ from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
 import schemas
-from server.streams import LISTENER_S, Pump
+from server.streams import LISTENER_S, Pump, opened
 from server.wyoming.frames import Unreadable, read_event
 from server.wyoming.info import info_of
 from server.wyoming.messages import (
@@ -277,7 +276,7 @@ class Connection:
             return
         desk = self._door.desk
         with self._door.place():
-            speaking = await anyio.to_thread.run_sync(utterance.open, limiter=desk.threads)
+            speaking = await opened(utterance.open, utterance.caller, desk.threads)
             pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, desk.backlog, len, desk.threads)
             try:
                 await self._send(AudioStart(rate_hz, SAMPLE_BYTES, 1).event())

@@ -21,7 +21,7 @@ from server.desk import Desk
 from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
 from server.doors.websocket.turn import Turn
 from server.guard import GRANT
-from server.streams import LISTENER_S, Pump
+from server.streams import LISTENER_S, Pump, opened
 from speech.engines.base import Segment
 from speech.errors import Busy, CallerLeft, InvalidInput, SpeechError, to_http
 from speech.sessions import KEPT_SEGMENTS
@@ -214,9 +214,9 @@ class Connection:
         if utterance.wordless:
             await self._tell("done", utterance=turn.id, duration_ms=0, truncated=False, text="")
             return
-        speaking = await anyio.to_thread.run_sync(utterance.open, limiter=self._desk.threads)
+        speaking = await opened(utterance.open, utterance.caller, self._desk.threads)
+        pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, self._desk.backlog, len, self._desk.threads)
         try:
-            pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, self._desk.backlog, len, self._desk.threads)
             await self._tell(
                 "started",
                 utterance=turn.id,
@@ -229,6 +229,7 @@ class Connection:
             async for piece in pump:
                 await self._deliver(turn, piece)
         finally:
+            await pump.aclose()
             speaking.close()
         await self._tell(
             "done",
@@ -297,7 +298,7 @@ class Connection:
     async def _send(self, send: Callable[[], Any]) -> None:
         """Send one message. Raises CallerLeft where nobody takes it."""
         try:
-            async with self._sending:
-                await asyncio.wait_for(send(), LISTENER_S)
+            async with self._sending, asyncio.timeout(LISTENER_S):  # wait_for may lose a cancellation
+                await send()
         except (TimeoutError, OSError, RuntimeError, WebSocketDisconnect):
             raise CallerLeft from None
