@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from speech.engines.kokoro.engine import _model_bytes
+from speech.engines.kokoro.model import stored
 from speech.engines.kokoro.voices import VOICES, style_table
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def ours(engine: str) -> tuple[list[str], dict[str, str], int]:
 
 def rival(python: str, folder: Path) -> tuple[list[str], dict[str, str], int]:
     """fastkokoro on the model and the voices that our Kokoro has."""
-    (folder / "model.onnx").write_bytes(_model_bytes())
+    (folder / "model.onnx").write_bytes(stored())
     np.savez(folder / "voices.npz", **{name: style_table(name)[:, None] for name in VOICES})
     port = free_port()
     env = {

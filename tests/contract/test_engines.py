@@ -159,7 +159,7 @@ def test_load_tells_how_many_lines_shared_each_frame(engine: Engine) -> None:
     assert sum(after) - sum(before) == after[1] - before[1] > 0, "one line was alone in each of its frames"
 
 
-@pytest.mark.parametrize("text", ["9" * 5000, "a" * 5000, "é" * 300, "Hi. " * 200, "1/2 @ 3% #4 [x](y) <b>"])
+@pytest.mark.parametrize("text", ["9" * 1000, "a" * 1000, "é" * 300, "Hi. " * 200, "1/2 @ 3% #4 [x](y) <b>"])
 def test_odd_text_is_spoken_or_refused(engine: Engine, text: str) -> None:
     try:
         first = next(engine.speak(line(engine, text=text)))

@@ -51,9 +51,9 @@ def test_each_speaking_operation_speaks(served: Served, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPEAKING)
-def test_a_seed_gives_the_same_bytes(served: Served, name: str) -> None:
+def test_a_seed_gives_the_same_bytes(hibari: Served, name: str) -> None:
     own_session = [{"session_id": each} for each in "ab"] if name == "contextual_speak" else [{}, {}]
-    first, second = (served.speak(f"/{name}", text="Once more, the same.", seed=7, **each) for each in own_session)
+    first, second = (hibari.speak(f"/{name}", text="Once more, the same.", seed=7, **each) for each in own_session)
     assert first.content == second.content
     assert first.headers["x-seed"] == "7"
 
@@ -66,10 +66,10 @@ def test_a_drawn_seed_can_be_asked_for_again(hibari: Served) -> None:
 
 
 @pytest.mark.parametrize("response_format", FORMATS)
-def test_formats(served: Served, response_format: str) -> None:
+def test_formats(hibari: Served, response_format: str) -> None:
     text = "The same words in every format."
-    wav = ears.sound(served.speak(text=text, seed=1).content)
-    response = served.speak(text=text, seed=1, response_format=response_format)
+    wav = ears.sound(hibari.speak(text=text, seed=1).content)
+    response = hibari.speak(text=text, seed=1, response_format=response_format)
     assert response.headers["content-type"] == FORMATS[response_format]
     assert f'filename="speech.{response_format}"' in response.headers["content-disposition"]
     if response_format == "pcm":
@@ -95,11 +95,11 @@ def test_speakers_are_two_people(kokoro: Served) -> None:
 
 @pytest.mark.parametrize("max_duration_ms", [500, 1500, 3000])
 @pytest.mark.parametrize("response_format", ["wav", "mp3", "opus", "aac"])
-def test_never_longer_than_asked(served: Served, max_duration_ms: int, response_format: str) -> None:
+def test_never_longer_than_asked(hibari: Served, max_duration_ms: int, response_format: str) -> None:
     text = (
         "This is a rather long sentence that certainly takes more than three whole seconds to say out loud. And more."
     )
-    response = served.speak(text=text, max_duration_ms=max_duration_ms, response_format=response_format)
+    response = hibari.speak(text=text, max_duration_ms=max_duration_ms, response_format=response_format)
     assert response.headers["x-truncated"] == "true"
     duration_ms = decode(response.content, field="answer", limits=DecodeLimits(min_ms=1)).duration_ms
     assert 0.8 * max_duration_ms < duration_ms <= max_duration_ms
@@ -217,13 +217,13 @@ class TestCache:
         ],
         ids=str,
     )
-    def test_another_request_never_gets_it(self, served: Served, change: dict[str, object]) -> None:
+    def test_another_request_never_gets_it(self, hibari: Served, change: dict[str, object]) -> None:
         body = {"text": "Said once, heard twice.", "max_duration_ms": 20_000}
-        served.speak("/cached_speak", **body)
-        other = served.speak("/cached_speak", **(body | change))
+        hibari.speak("/cached_speak", **body)
+        other = hibari.speak("/cached_speak", **(body | change))
         assert other.headers["x-cache"] == "miss"
         seed = int(other.headers["x-seed"])
-        assert other.content == served.speak(**(body | change | {"seed": seed})).content
+        assert other.content == hibari.speak(**(body | change | {"seed": seed})).content
 
 
 def test_robust_speak_reads_numbers_and_signs_aloud(served: Served) -> None:
