@@ -30,6 +30,9 @@ from speech.utterance import Piece, Utterance
 IDLE_S = 0.25
 """A writer who pauses for so long after what looks like a sentence has ended it."""
 
+STALLED_S = 60.0
+"""A writer who pauses for so long has ended the utterance: it holds a place that others wait for."""
+
 MAX_WAITING = 16
 """Utterances on one connection that are not spoken yet."""
 
@@ -148,6 +151,7 @@ class Connection:
         if self._current:
             self._current.utterance.settle()
             self._current.look()
+            self._idle = asyncio.get_running_loop().call_later(STALLED_S, self._end)
 
     def _end(self) -> None:
         if self._current:

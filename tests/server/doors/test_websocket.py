@@ -16,13 +16,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from audio_utils import Audio, decode
+from server.app import create_app
+from server.doors.websocket import connection
 from server.doors.websocket.messages import MESSAGES
+from speech.engines.hibari import HibariEngine
+from speech.service import Service
+from speech.settings import Settings
 from tests import ears
 from tests.conftest import ROOT, Served
 
@@ -141,6 +147,19 @@ def test_a_flush_and_a_pause_are_ends_too(hibari: Served) -> None:
         assert talk.until("part").of("part")["text"] == "half of a"
         talk.send("text", text="A whole one.")  # and then nothing more
         assert talk.until("part").of("part")["text"] == "A whole one."
+
+
+def test_a_text_that_stalls_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "STALLED_S", 0.1)
+    configured = Settings(engine="hibari")
+    service = Service(HibariEngine(), configured)
+    service.start()
+    with TestClient(create_app(service, configured)) as http, http.websocket_connect("/ws") as socket:
+        socket.send_json({"type": "text", "text": "This is said. And this was"})
+        while "text" not in (message := socket.receive()) or '"done"' not in message["text"]:
+            pass
+        assert json.loads(message["text"])["text"] == "This is said. And this was"
+        assert (service.gate.speaking, service.gate.waiting) == (0, 0)
 
 
 def test_utterances_come_one_after_the_other(hibari: Served) -> None:
