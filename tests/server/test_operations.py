@@ -33,8 +33,7 @@ def served(request: pytest.FixtureRequest) -> Served:
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("text", SENTENCES)
-@pytest.mark.parametrize("speaker", [0, 1])
+@pytest.mark.parametrize(("text", "speaker"), [(text, number % 2) for number, text in enumerate(SENTENCES)])
 def test_says_what_was_asked(served: Served, text: str, speaker: int) -> None:
     audio = ears.sound(served.speak(text=text, speaker=speaker, seed=1).content)
     assert ears.word_error_rate(text, audio) <= 0.10

@@ -67,8 +67,7 @@ def test_a_session_keeps_a_matched_voice_after_its_reference_has_left(kokoro: Se
         assert later.headers["x-voice"] == first.headers["x-voice"]
 
 
-@pytest.mark.parametrize("response_format", ["flac", "mp3"])
-@pytest.mark.parametrize("speaker", [0, 1])
+@pytest.mark.parametrize(("response_format", "speaker"), [("flac", 0), ("mp3", 1)])
 def test_its_own_voice_comes_back_as_itself(kokoro: Served, response_format: str, speaker: int) -> None:
     with TTSClient(kokoro.url) as client:
         conversation = client.conversation()
