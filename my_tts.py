@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-329145dd311b"
+RELEASE = "0.1.0-2f38f8e99f7d"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

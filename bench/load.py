@@ -1,7 +1,9 @@
-"""The server under more and more callers: `python -m bench.load`. Locust asks, in a process of its own.
+"""The server under more and more callers: `python -m bench.load [--rival PYTHON]`, with PYTHON as in bench/first_audio.
 
-Each caller asks for pcm through OpenAI's door, hears it out and asks again. Printed: speech made a second (throughput
-over real time), time to first audio of those admitted, and the share of those told to come back.
+Locust asks, in a process of its own: each caller asks for pcm through OpenAI's door, hears it out and asks again. All
+servers stand at once, and each number of callers asks them one after the other. Printed: speech made a second
+(throughput over real time), time to the first sound and to the last of those admitted, and the share of those told to
+come back.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.first_audio import ours, standing
+from bench.first_audio import ours, rival, standing
 
 HERE = Path(__file__).parent
 
@@ -40,37 +44,50 @@ def percentile(stats: dict[str, Any] | None, share: float) -> float:
     return counts[-1][0]
 
 
+def row(stats: dict[str, dict[str, Any]]) -> dict[str, float]:
+    answered, refused, whole = stats.get("audio"), stats.get("refused"), stats.get("whole")
+    asked_of = stats["asked"]
+    took_s = asked_of["last_request_timestamp"] - asked_of["start_time"]
+    answers = answered["num_requests"] if answered else 0
+    told = refused["num_requests"] if refused else 0
+    first = stats.get("first")
+    return {
+        "answers_s": answers / took_s,
+        "speech_s": answered["total_response_time"] / 1000 / took_s if answered else 0.0,
+        "first_p50_ms": percentile(first, 0.5),
+        "first_p90_ms": percentile(first, 0.9),
+        "first_p99_ms": percentile(first, 0.99),
+        "whole_p50_ms": percentile(whole, 0.5),
+        "whole_p99_ms": percentile(whole, 0.99),
+        "refused_share": told / max(1, answers + told),
+        "errors": asked_of["num_failures"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=20, help="at each number of callers")
+    parser.add_argument("--rival", metavar="PYTHON", help="of an environment with fastkokoro[cpu]==0.7.0")
+    parser.add_argument("--seconds", type=int, default=20, help="of each server at each number of callers")
     parser.add_argument("--engines", nargs="+", default=["hibari", "kokoro"])
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     options, _ = parser.parse_known_args()
     result: dict[str, object] = {"bench": "load", "seconds": options.seconds}
-    print("engine  callers  answers/s  speech/s  first p50   p90   p99  whole p99   429   errors")
-    for engine in options.engines:
-        command, env, port = ours(engine)
-        with standing(command, env, port):
-            for callers in options.callers:
-                stats = asked(port, callers, options.seconds)
-                answered, refused = stats.get("audio"), stats.get("refused")
-                took_s = stats["whole"]["last_request_timestamp"] - stats["whole"]["start_time"]
-                answers = answered["num_requests"] if answered else 0
-                told = refused["num_requests"] if refused else 0
-                row = {
-                    "answers_s": answers / took_s,
-                    "speech_s": answered["total_response_time"] / 1000 / took_s if answered else 0.0,
-                    "first_p50_ms": percentile(stats.get("first"), 0.5),
-                    "first_p90_ms": percentile(stats.get("first"), 0.9),
-                    "first_p99_ms": percentile(stats.get("first"), 0.99),
-                    "refused_share": told / max(1, answers + told),
-                    "errors": stats["whole"]["num_failures"],
-                }
-                result[f"{engine} {callers}"] = {key: round(value, 3) for key, value in row.items()}
+    print("callers  server  answers/s  speech/s  first p50    p90    p99  whole p50    p99    429  errors")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        wanted = {engine: ours(engine) for engine in options.engines}
+        if options.rival:
+            wanted["rival"] = rival(options.rival, Path(folder))
+        for each in wanted.values():
+            stack.enter_context(standing(*each))
+        for callers in options.callers:
+            for name, (_, _, port) in wanted.items():
+                figures = row(asked(port, callers, options.seconds))
+                result[f"{callers} {name}"] = {key: round(value, 3) for key, value in figures.items()}
                 print(
-                    f"{engine:7} {callers:7} {row['answers_s']:10.2f} {row['speech_s']:9.1f} "
-                    f"{row['first_p50_ms']:10.0f} {row['first_p90_ms']:5.0f} {row['first_p99_ms']:5.0f} "
-                    f"{100 * row['refused_share']:8.1f}% {row['errors']:6}",
+                    f"{callers:7}  {name:7} {figures['answers_s']:9.2f} {figures['speech_s']:9.1f} "
+                    f"{figures['first_p50_ms']:10.0f} {figures['first_p90_ms']:6.0f} {figures['first_p99_ms']:6.0f} "
+                    f"{figures['whole_p50_ms']:10.0f} {figures['whole_p99_ms']:6.0f} "
+                    f"{100 * figures['refused_share']:5.1f}% {figures['errors']:7}",
                     flush=True,
                 )
     print(json.dumps(result))

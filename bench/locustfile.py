@@ -24,7 +24,7 @@ class Caller(FastHttpUser):
         body = {"model": "tts-1", "voice": "alloy", "response_format": "pcm", "input": random.choice(TEXTS)}
         began_s = time.perf_counter()
         with self.client.post(
-            "/v1/audio/speech", json=body, stream=True, catch_response=True, name="whole"
+            "/v1/audio/speech", json=body, stream=True, catch_response=True, name="asked"
         ) as response:
             if response.status_code == 429:
                 events.request.fire(request_type="", name="refused", response_time=_ms(began_s), response_length=0)
@@ -35,6 +35,7 @@ class Caller(FastHttpUser):
             events.request.fire(request_type="", name="first", response_time=_ms(began_s), response_length=1)
             rest = response.stream.read()
             audio_ms = (len(first) + len(rest)) / 2 / 24
+            events.request.fire(request_type="", name="whole", response_time=_ms(began_s), response_length=0)
             events.request.fire(request_type="", name="audio", response_time=audio_ms, response_length=len(rest))
             response.success()
 

@@ -36,7 +36,8 @@ class SpeechStream(Told):
     response_format, sample_rate_hz, seed, voice, session_id, headers; None where the server did not say.
     first_audio_s: from the sending of the request that was answered to the first bytes, as it was here.
     received_bytes: of sound, so far. From its end, and None before: duration_ms, first_audio_ms (as it was on the
-    server), usage; and truncated, False before. complete: whether all of it came.
+    server), usage; and truncated and ran_away (it lost its way and was stopped), False before. complete: whether all
+    of it came.
     """
 
     def __init__(

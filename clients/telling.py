@@ -45,6 +45,7 @@ class Told:
         self.first_audio_ms: float | None = None
         self.duration_ms: int | None = None
         self.truncated = False
+        self.ran_away = False
         self.usage: dict[str, Any] | None = None
         self.received_bytes = 0
         self.complete = False
@@ -101,6 +102,7 @@ class Told:
             self.duration_ms = _value(told, "duration_ms", int)
             self.first_audio_ms = _value(told, "first_audio_ms", float) or _value(told, "first_audio_ms", int)
             self.truncated = told.get("truncated") is True
+            self.ran_away = told.get("ran_away") is True
             self.usage = _value(told, "usage", dict)
         elif kind == "error" or (kind == "message" and "error" in told):  # the latter is how gateways say it
             raise from_event(told, self.headers)

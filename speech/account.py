@@ -20,7 +20,8 @@ class Account:
     streamed: handed over while it is made, to a listener who plays it at once. asked_s, turn_s: when it first asked
     for the engine's turn and got it, None before. work_s: how long it had the engine. first_audio_s: when its first
     sound was made. audio_s: its sound so far. late: how often sound came after the listener had run out of it, late_s:
-    for how long in all. truncated: a limit cut something off. error: the code of the one that ended it, or None.
+    for how long in all. truncated: a limit cut something off. ran_away: the engine lost its way and was stopped.
+    error: the code of the one that ended it, or None.
     """
 
     def __init__(self, *, streamed: bool = False) -> None:
@@ -34,6 +35,7 @@ class Account:
         self.late = 0
         self.late_s = 0.0
         self.truncated = False
+        self.ran_away = False
         self.error: str | None = None
         self.ended_s = self.came_s
         self.heard_until_s = self.came_s

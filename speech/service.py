@@ -109,7 +109,7 @@ class Service:
         """Why no request should be sent here now; None where one may."""
         if self._draining or self.gate.closed:
             return "shutting down"
-        return None if self.ready else "loading"
+        return (self.engine.load().unable or None) if self.ready else "loading"
 
     def drain(self) -> None:
         """Ask for no further requests; those that come all the same are answered."""

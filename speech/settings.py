@@ -65,9 +65,9 @@ class Settings(BaseModel):
     csm_weights: str = Field("chutesai/csm-1b", description="a hub repository or a folder, in either layout")
     csm_revision: str | None = Field(None, description="its commit or tag; unset, the pinned one of the default")
     csm_codec: str | None = Field(None, description="Mimi; unset, the weights' own place, else kyutai/mimi")
-    csm_codec_revision: str | None = None
+    csm_codec_revision: str | None = Field(None, description="likewise")
     csm_tokenizer: str | None = Field(None, description="Llama 3's; unset, the weights' own place, else a mirror")
-    csm_tokenizer_revision: str | None = None
+    csm_tokenizer_revision: str | None = Field(None, description="likewise")
     csm_device: str = Field("auto", description="cuda, cuda:1, cpu; auto takes cuda where there is one")
     csm_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on cuda")
     csm_slots: int = Field(4, ge=1, le=64, description="lines spoken at the same time")

@@ -175,6 +175,7 @@ class Speaking:
                 sound.append(chunk)
             yield self._heard(chunk)
         self.account.truncated |= spoken.truncated
+        self.account.ran_away |= spoken.ran_away
         voice = self._service.engine.voice_of(line)
         self.voices |= {voice: None} if voice else {}
         if sound:
@@ -252,6 +253,7 @@ def events(speaking: Speaking, response_format: Format) -> Iterator[dict[str, An
         "type": "speech.audio.done",
         "duration_ms": round(speaking.duration_ms),
         "truncated": speaking.truncated,
+        "ran_away": speaking.account.ran_away,
         "first_audio_ms": round(speaking.first_audio_ms, 1),
         "usage": speaking.usage,
     }

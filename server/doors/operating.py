@@ -24,7 +24,7 @@ def router(desk: Desk) -> APIRouter:
         ready,
         methods=["GET"],
         summary="Whether requests should be sent here now.",
-        responses={503: {"description": "loading, or shutting down"}},
+        responses={503: {"description": "loading, unable to speak at present, or shutting down"}},
     )
     routes.add_api_route(
         "/metrics",

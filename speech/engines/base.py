@@ -91,11 +91,13 @@ class Load:
     """What an engine has done and what it holds.
 
     batches: how many frames were made of no line, of one, of two at once, and so on, since the start; empty for an
-    engine that makes none. memory: of a device of its own, in bytes, by kind.
+    engine that makes none. memory: of a device of its own, in bytes, by kind. unable: why it can say nothing at
+    present, empty where it can.
     """
 
     batches: tuple[int, ...] = ()
     memory: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unable: str = ""
 
 
 class Engine(Protocol):

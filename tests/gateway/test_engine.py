@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -127,6 +128,14 @@ def test_whether_it_was_cut_is_told(upstreams: Two, gateway: Gateway) -> None:
         chunks = engine.speak(replace(HELLO, text=text))
         assert len(list(chunks)) == 2
         assert chunks.truncated is cut  # type: ignore[attr-defined]
+
+
+def test_whether_it_lost_its_way_is_told(upstreams: Two, gateway: Gateway) -> None:
+    engine = gateway(upstreams[0])
+    for text, lost in (("Hm.", True), ("Hello.", False)):
+        chunks = engine.speak(replace(HELLO, text=text))
+        assert len(list(chunks)) == 2
+        assert chunks.ran_away is lost  # type: ignore[attr-defined]
 
 
 def test_a_sentence_that_nobody_hears_yet_is_asked_for_whole(gateway: Gateway) -> None:
@@ -359,6 +368,26 @@ def test_where_all_are_left_out_they_are_tried_all_the_same(upstreams: Two, gate
     assert refused.value.retry_after_s
     assert asked(*upstreams) == [1, 1]
     np.testing.assert_array_equal(said(engine), SOUND)
+
+
+@pytest.mark.usefixtures("quick")
+def test_where_none_answers_it_says_that_it_is_unable_and_finds_out_when_that_is_over(
+    upstreams: Two, gateway: Gateway
+) -> None:
+    one = upstreams[0]
+    engine = gateway(one)
+    service = Service(engine, Settings())
+    service.start()
+    assert service.not_ready is None
+    one.health["status"] = "loading"
+    one.script.append(NOT_READY)
+    with pytest.raises(NotReady):
+        said(engine)
+    assert service.not_ready == "no server behind this gateway answers"
+    one.health["status"] = "ready"
+    while service.not_ready:
+        time.sleep(0.01)
+    assert len(one.bodies) == 1, "nothing was spoken to find out"
 
 
 def test_one_that_is_full_is_passed_over(upstreams: Two, gateway: Gateway) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -23,8 +23,11 @@ from tests import ears
 from tests.chute.conftest import Running, clean_env
 from tests.chute.conftest import running as chute_running
 from tests.conftest import ROOT, Served, serving
+from tests.server.assistant import Answer, Assistant
+from tests.server.test_main import free_port
 
 TEXT = "The train to the coast leaves at seven, from the platform beside the old clock tower"
+WYOMING_PORT = free_port()
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +39,18 @@ def chute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def gateway(chute: Running) -> Iterator[Served]:
-    """In front of the Chute, as its command line has it."""
-    with commanded("--upstream", str(chute.http.base_url)) as served:
+    """In front of the Chute, as its command line has it, with every door open."""
+    with commanded("--upstream", str(chute.http.base_url), wyoming_port=str(WYOMING_PORT)) as served:
         yield served
 
 
 @contextmanager
-def commanded(*words: str) -> Iterator[Served]:
+def commanded(*words: str, **settings: str) -> Iterator[Served]:
+    told = {f"DUOLOGUE_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "server", *words],
         cwd=ROOT,
-        env=clean_env() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "DUOLOGUE_PORT": "0"},
+        env=clean_env() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "DUOLOGUE_PORT": "0"} | told,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -128,12 +132,39 @@ def test_openais_door_is_open(gateway: Served) -> None:
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/api/generate", {"text_input": f"[S1] {TEXT}."}), ("/tts", {"text": f"{TEXT}."})],
+    [
+        ("/api/generate", {"text_input": f"[S1] {TEXT}."}),
+        ("/tts", {"text": f"{TEXT}."}),
+        ("/tts_to_audio/", {"text": TEXT, "speaker_wav": "af_heart", "language": "en"}),
+    ],
 )
 def test_the_other_doors_are_open(gateway: Served, path: str, body: dict[str, Any]) -> None:
     answer = gateway.http.post(path, json=body)
     assert answer.status_code == 200, answer.text
-    assert ears.sound(answer.content).duration_ms > 2000
+    assert ears.word_error_rate(TEXT, ears.sound(answer.content)) <= 0.2
+
+
+def test_sillytavern_streams_and_previews(gateway: Served) -> None:
+    streamed = gateway.http.get("/tts_stream", params={"text": TEXT, "speaker_wav": "af_heart", "language": "en"})
+    assert ears.word_error_rate(TEXT, ears.sound(streamed.content)) <= 0.2
+    (speaker,) = gateway.http.get("/speakers").json()
+    assert "how I sound" in ears.heard(ears.sound(gateway.http.get(speaker["preview_url"]).content))
+
+
+def test_home_assistant_is_answered(gateway: Served) -> None:
+    async def ask() -> tuple[Answer, Answer]:
+        async with Assistant("127.0.0.1", WYOMING_PORT) as client:
+            return await client.whole(f"{TEXT}."), await client.streamed(*re.findall(r".{1,7}", f"{TEXT}."))
+
+    for answer in asyncio.run(ask()):
+        assert ears.word_error_rate(TEXT, answer.audio) <= 0.2
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/audio/voices", "/voices", "/stats", "/api/health", "/ready"])
+def test_what_programs_ask_before_they_speak_is_answered(gateway: Served, path: str) -> None:
+    answer = gateway.http.get(path)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()
 
 
 def test_the_websocket_is_open(gateway: Served) -> None:
@@ -182,8 +213,7 @@ def streamed(server: Served, body: dict[str, Any]) -> tuple[bytes, str]:
 
 def test_one_of_two_dies_under_load_and_returns(hibari: Served) -> None:
     """Of 30 requests no whole answer is lost, no stream goes on after a break, and none is spoken twice."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     text = f"{TEXT}. Nobody has ever seen it late."
     body = {"text": text, "seed": 7}
     whole, (stream, _) = hibari.speak(**body).content, streamed(hibari, body)

@@ -146,7 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         self._delta(SOUND[half:])
-        self._event({"type": "speech.audio.done", "duration_ms": 200, "truncated": body["text"] == "Too long."})
+        cut = body["text"] == "Too long."
+        lost = body["text"] == "Hm."
+        self._event({"type": "speech.audio.done", "duration_ms": 200, "truncated": cut, "ran_away": lost})
         return self._chunk(b"")
 
     def _delta(self, samples: np.ndarray) -> None:

@@ -25,10 +25,17 @@ from speech.engines.csm.tokenizer import TextTokenizer
 from speech.engines.csm.weights import Weights, load_weights
 from speech.errors import NotReady, OutOfMemory, SpeechError, StartupError
 
-WEIGHTS, REVISION = "chutesai/csm-1b", "01e2ed64be01915391ec7881f666d6dda0e1d509"
+WEIGHTS = "chutesai/csm-1b"
 CODEC = "kyutai/mimi"
 TOKENIZER = "unsloth/Llama-3.2-1B"
 """Where the codec and the tokenizer come from when the weights' own place does not hold them: the original layout."""
+
+PINNED = {
+    WEIGHTS: "01e2ed64be01915391ec7881f666d6dda0e1d509",
+    CODEC: "89091b3e466eb6a9d11e537bf26b144f194978f7",
+    TOKENIZER: "9535bd9b1d1dea6acafbdc4813b728796aeb28da",
+}
+"""The commit of each that is taken where none is chosen."""
 
 SAMPLE_RATE_HZ = 24_000
 
@@ -59,8 +66,16 @@ class CsmConfig:
     retries: int = 2
 
     def source(self) -> Source:
-        pinned = REVISION if self.weights == WEIGHTS and self.revision is None else self.revision
-        return Source(self.weights, pinned, setting="csm_weights", token=self.token)
+        return self._at("csm_weights", self.weights, self.revision)
+
+    def codec_source(self) -> Source:
+        return self._at("csm_codec", self.codec or CODEC, self.codec_revision)
+
+    def tokenizer_source(self) -> Source:
+        return self._at("csm_tokenizer", self.tokenizer or TOKENIZER, self.tokenizer_revision)
+
+    def _at(self, setting: str, place: str, revision: str | None) -> Source:
+        return Source(place, revision or PINNED.get(place), setting=setting, token=self.token)
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -123,7 +138,7 @@ class CsmEngine:
                 codec = self._codec_source(source)
                 if codec is source and not holds_mimi(source):
                     # config.json describes transformers' layout, and the file beside it is the original's.
-                    codec = self._separate_codec()
+                    codec = self.config.codec_source()
                 self.assemble(weights, load_mimi(codec, device=self._device), tokenizer)
         except (torch.OutOfMemoryError, MemoryError, OutOfMemory) as error:
             self.close()
@@ -189,17 +204,12 @@ class CsmEngine:
     def _codec_source(self, weights: Source) -> Source:
         if self.config.codec is None and "codec_config" in (weights.json("config.json") or {}):
             return weights
-        return self._separate_codec()
-
-    def _separate_codec(self) -> Source:
-        place, revision = self.config.codec or CODEC, self.config.codec_revision
-        return Source(place, revision, setting="csm_codec", token=self.config.token)
+        return self.config.codec_source()
 
     def _tokenizer_source(self, weights: Source) -> Source:
-        place, revision = self.config.tokenizer, self.config.tokenizer_revision
-        if place is None and weights.find("tokenizer.json") is not None:
+        if self.config.tokenizer is None and weights.find("tokenizer.json") is not None:
             return weights
-        return Source(place or TOKENIZER, revision, setting="csm_tokenizer", token=self.config.token)
+        return self.config.tokenizer_source()
 
     def _warm_up(self) -> None:
         """Speak once, with a reference, so that the first caller does not wait for what is made on first use."""

@@ -61,6 +61,7 @@ class Asked:
         self.out: SimpleQueue[Audio | SpeechError | None] = SimpleQueue()
         self.begun = False
         self.truncated = False
+        self.ran_away = False
 
 
 class GatewayEngine:
@@ -120,8 +121,11 @@ class GatewayEngine:
         return Spoken(asked, asyncio.run_coroutine_threadsafe(self._say(asked), self._loop))
 
     def load(self) -> Load:
-        """What is done elsewhere is told elsewhere."""
-        return Load()
+        """What is done elsewhere is told elsewhere. Where none of them answers, whose time is over is asked again."""
+        if self._closed or self._upstreams.any_up:
+            return Load()
+        self._loop.call_soon_threadsafe(self._upstreams.probe)
+        return Load(unable="no server behind this gateway answers")
 
     def trim(self) -> None:
         """The memory is the upstreams' own."""
@@ -210,7 +214,7 @@ class GatewayEngine:
             upstream.answered()
             async for sound in stream:
                 self._put(asked, Audio(request.samples_of(sound), rate_hz), stream.voice)
-            asked.truncated = stream.truncated
+            asked.truncated, asked.ran_away = stream.truncated, stream.ran_away
 
     def _put(self, asked: Asked, chunk: Audio, voice: str | None) -> None:
         if not asked.begun and voice and asked.segments:
@@ -245,6 +249,11 @@ class Spoken(Generator[Audio, None, None]):
     def truncated(self) -> bool:
         """Whether there was more to say than the limit allowed; known when the chunks have ended."""
         return self._asked.truncated
+
+    @property
+    def ran_away(self) -> bool:
+        """Whether the upstream's engine had to be stopped; known when the chunks have ended."""
+        return self._asked.ran_away
 
     def send(self, value: None) -> Audio:
         if self._over:

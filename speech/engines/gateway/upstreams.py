@@ -134,10 +134,18 @@ class Upstreams:
         """When the first of those left out is tried again, in seconds from now."""
         return min((each.out_s for each in self.all if not each.is_up), default=0.0)
 
-    def _best(self, tried: set[Upstream]) -> Upstream | None:
+    @property
+    def any_up(self) -> bool:
+        return any(each.is_up for each in self.all)
+
+    def probe(self) -> None:
+        """Ask those whose time is over how they are."""
         assert self.wanted is not None
         for each in self.all:
             each.probe(self.wanted, self._changed)
+
+    def _best(self, tried: set[Upstream]) -> Upstream | None:
+        self.probe()
         up = [each for each in self.all if each.is_up]
         if up:
             return min((each for each in up if each not in tried), key=_load, default=None)

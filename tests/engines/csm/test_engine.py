@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -385,6 +386,15 @@ def test_codec_and_tokenizer_come_with_the_weights_or_from_the_published_places(
     assert places(original_folder) == ("kyutai/mimi", "unsloth/Llama-3.2-1B")
     (original_folder / "kept.json").rename(original_folder / "tokenizer.json")
     assert places(transformers_folder, codec="a/b", tokenizer="c/d") == ("a/b", "c/d")
+
+
+def test_what_is_published_is_taken_at_a_pinned_commit() -> None:
+    chosen = CsmConfig()
+    for source in (chosen.source(), chosen.codec_source(), chosen.tokenizer_source()):
+        assert re.fullmatch("[0-9a-f]{40}", source.revision or ""), source.place
+    other = CsmConfig(weights="a/b", codec="a/c", tokenizer_revision="v2")
+    revisions = [each.revision for each in (other.source(), other.codec_source(), other.tokenizer_source())]
+    assert revisions == [None, None, "v2"]
 
 
 def test_an_original_file_beside_a_transformers_configuration_takes_the_published_codec(
