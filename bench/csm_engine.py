@@ -1,10 +1,12 @@
 """The CSM engine against transformers, in one process, full size, on random weights made on the spot.
 
-    python -m bench.csm_engine [--device cuda] [--dtype bfloat16] [--int8] [--frames 50] [--streams 1,4]
+    python -m bench.csm_engine [--device cuda] [--dtype bfloat16] [--int8 | --no-int8] [--frames 50] [--streams 1,4]
 
-Prints a table, then one JSON line. Needs torch, transformers and this repository, no weights and no network. Random
-weights are as fast as real ones: nothing here depends on what is said. A frame is 80 ms of sound, codec included for
-the engine and left out for transformers. `bench/LOG.md` keeps what was measured where, and what did not help.
+On CPU the engine is timed a second time with its matrices in eight bits; `--int8` does so on cuda too. Transformers
+comes last, since compiling can take it minutes on cuda. Prints a table, then one JSON line. Needs torch, transformers
+and this repository, no weights and no network. Random weights are as fast as real ones: nothing here depends on what
+is said. A frame is 80 ms of sound, codec included for the engine and left out for transformers. `bench/LOG.md` keeps
+what was measured where, and what did not help.
 """
 
 from __future__ import annotations
@@ -50,13 +52,12 @@ REPEATS = 3
 class Result:
     device: str
     dtype: str
-    int8: bool
     torch: str
     threads: int
     bandwidth_gb_s: float = 0.0
-    floor_ms: float = 0.0
+    floor_ms: dict[str, float] = field(default_factory=dict)
     transformers_ms: dict[str, float | str] = field(default_factory=dict)
-    engine_ms: dict[int, float] = field(default_factory=dict)
+    engine_ms: dict[str, dict[int, float]] = field(default_factory=dict)
     first_audio_ms: dict[str, float] = field(default_factory=dict)
     ratios: dict[str, float] = field(default_factory=dict)
 
@@ -155,9 +156,11 @@ def bench_transformers(result: Result, dims: ModelDims, device: torch.device, dt
             parameter.fill_(1) if "norm" in name else scatter(parameter)
     ids = torch.tensor([TEXT_IDS], device=device)
 
-    def generate(count: int, cache: str | None) -> float:
+    def generate(count: int, cache: str | None, compiled: bool) -> float:
         model.depth_decoder.generation_config.cache_implementation = cache
-        extra = {"cache_implementation": cache} if cache else {}
+        extra: dict[str, object] = {"cache_implementation": cache} if cache else {}
+        if not compiled:
+            model.generation_config.disable_compile = model.depth_decoder.generation_config.disable_compile = True
         return timed_ms(
             lambda: model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, depth_decoder_do_sample=False,
@@ -166,22 +169,24 @@ def bench_transformers(result: Result, dims: ModelDims, device: torch.device, dt
             device,
         )  # fmt: skip
 
-    for label, cache in (("eager", None), ("static cache", "static")):
+    ways: list[tuple[str, str | None, bool]] = [("eager", None, False), ("static cache", "static", False)]
+    if device.type == "cuda":
+        ways.append(("static cache, compiled", "static", True))
+    for label, *way in ways:
         try:
             say(f"transformers, {label}")
-            generate(2, cache)
+            generate(2, *way)
             few = 1
-            long = min(generate(frames, cache) for _ in range(REPEATS))
-            short = min(generate(few, cache) for _ in range(REPEATS))
+            long = min(generate(frames, *way) for _ in range(REPEATS))
+            short = min(generate(few, *way) for _ in range(REPEATS))
             result.transformers_ms[label] = (long - short) / (frames - few)
         except Exception as error:  # what a release of transformers cannot do is a result too
             result.transformers_ms[label] = f"{type(error).__name__}: {error}"[:120]
 
 
 @torch.inference_mode()
-def bench_streams(result: Result, model: Csm, codec: MimiDecoder, streams: int, frames: int) -> None:
+def bench_streams(model: Csm, codec: MimiDecoder, streams: int, frames: int) -> float:
     """ms a frame with all of so many slots speaking, each after a voice of ten seconds."""
-    say(f"engine, {streams} at once")
     run = Frames(model, codec, slots=streams)
     run.warm()
     start = VOICE_S * 1000 // FRAME_MS + 60
@@ -198,18 +203,20 @@ def bench_streams(result: Result, model: Csm, codec: MimiDecoder, streams: int, 
         for _ in range(frames):
             run.step(noise)
 
-    result.engine_ms[streams] = min(timed_ms(several, model.device) for _ in range(REPEATS)) / frames
+    return min(timed_ms(several, model.device) for _ in range(REPEATS)) / frames
 
 
 @torch.inference_mode()
-def bench_first_audio(result: Result, model: Csm, codec: MimiDecoder, encoder: MimiEncoder) -> None:
+def bench_first_audio(model: Csm, codec: MimiDecoder, encoder: MimiEncoder) -> dict[str, float]:
     """Engine time from a line to its first 80 ms: without a voice, with a new one, with one that was read before."""
-    say("engine, first audio")
     run = Frames(model, codec, slots=1)
     run.warm()
     reader = Reader(model, encoder, prefix_bytes=1_000_000_000)
-    clip = np.random.default_rng(0).standard_normal(VOICE_S * 24_000).astype(np.float32) * 0.1
-    voice = Heard(TEXT_IDS * 2, VOICE_S * 1000 // FRAME_MS, clip, b"sound", b"prompt")
+
+    def voiced(seed: int) -> Prompt:
+        clip = np.random.default_rng(seed).standard_normal(VOICE_S * 24_000).astype(np.float32) * 0.1
+        heard = Heard(TEXT_IDS * 2, VOICE_S * 1000 // FRAME_MS, clip, b"sound%d" % seed, b"prompt%d" % seed)
+        return Prompt((heard,), TEXT_IDS, 100)
 
     def first(prompt: Prompt) -> None:
         row, position = reader.read(prompt, run, 0)
@@ -217,36 +224,67 @@ def bench_first_audio(result: Result, model: Csm, codec: MimiDecoder, encoder: M
         run.step({0: Noise(1, take=0, codebooks=model.dims.codebooks, ranks=run.ranks(50))})
         run.leave(0)
 
-    plain, with_voice = Prompt((), TEXT_IDS, 100), Prompt((voice,), TEXT_IDS, 100)
-    first(plain)
-    result.first_audio_ms["no voice"] = min(timed_ms(lambda: first(plain), model.device) for _ in range(REPEATS))
-    result.first_audio_ms["10 s voice, new"] = timed_ms(lambda: first(with_voice), model.device)
-    first(with_voice)
-    cached = min(timed_ms(lambda: first(with_voice), model.device) for _ in range(REPEATS))
-    result.first_audio_ms["10 s voice, read before"] = cached
+    plain = Prompt((), TEXT_IDS, 100)
+    for prompt in (plain, voiced(0), voiced(0)):  # what is loaded on first use
+        first(prompt)
+    return {
+        "no voice": min(timed_ms(lambda: first(plain), model.device) for _ in range(REPEATS)),
+        "10 s voice, new": min(timed_ms(lambda n=n: first(voiced(n)), model.device) for n in range(1, 1 + REPEATS)),
+        "10 s voice, read before": min(timed_ms(lambda: first(voiced(0)), model.device) for _ in range(REPEATS)),
+    }
+
+
+def bench_engine(result: Result, weights: Weights, mimi: MimiWeights, *, name: str, streams: str, frames: int) -> None:
+    """name: of what the matrices are held in."""
+    result.floor_ms[name] = bytes_a_frame(weights) / result.bandwidth_gb_s / 1e6
+    with torch.inference_mode():
+        model, codec = Csm(weights, codes=mimi.dims.codebook_size), MimiDecoder(mimi)
+        say(f"engine, {name}, first audio")
+        for voice, ms in bench_first_audio(model, codec, MimiEncoder(mimi)).items():
+            result.first_audio_ms[f"{name}, {voice}"] = ms
+    result.engine_ms[name] = {}
+    for count in map(int, streams.split(",")):
+        say(f"engine, {name}, {count} at once")
+        result.engine_ms[name][count] = bench_streams(model, codec, count, frames)
+
+
+def ratios(result: Result) -> dict[str, float]:
+    found = {}
+    for name, times in result.engine_ms.items():
+        one = times.get(1)
+        if one is None:
+            continue
+        found[f"{name} / its floor"] = one / result.floor_ms[name]
+        if 4 in times:
+            found[f"{name}, 4 streams / 1, ms a frame"] = times[4] / one
+        for label, ms in result.transformers_ms.items():
+            if not isinstance(ms, str):
+                found[f"transformers {label} / {name}"] = ms / one
+    return found
 
 
 def report(result: Result) -> None:
-    print(f"{result.device}, {result.dtype}{', int8' if result.int8 else ''}, torch {result.torch}, "
-          f"{result.threads} threads, reads {result.bandwidth_gb_s:.0f} GB/s")  # fmt: skip
-    print(f"{'':34}{'ms a frame':>12}{'RTF':>8}{'frames/s':>10}{'/ floor':>9}")
+    print(f"{result.device}, {result.dtype}, torch {result.torch}, {result.threads} threads, "
+          f"reads {result.bandwidth_gb_s:.0f} GB/s")  # fmt: skip
+    print(f"{'':40}{'ms a frame':>12}{'RTF':>8}{'frames/s':>10}")
 
     def row(name: str, ms: float, streams: int = 1) -> None:
-        print(f"{name:34}{ms:12.2f}{ms / FRAME_MS:8.3f}{1000 * streams / ms:10.1f}{ms / result.floor_ms:9.2f}")
+        print(f"{name:40}{ms:12.2f}{ms / FRAME_MS:8.3f}{1000 * streams / ms:10.1f}")
 
-    row("floor: bytes read / bandwidth", result.floor_ms)
-    for label, ms in result.transformers_ms.items():
-        if isinstance(ms, str):
-            print(f"transformers, {label}: {ms}")
+    for name, ms in result.floor_ms.items():
+        row(f"floor, {name}: bytes read / bandwidth", ms)
+    for label, told in result.transformers_ms.items():
+        if isinstance(told, str):
+            print(f"transformers, {label}: {told}")
         else:
-            row(f"transformers, {label}", ms)
-    for streams, ms in result.engine_ms.items():
-        row(f"engine, {streams} stream{'s' if streams > 1 else ''}", ms, streams)
+            row(f"transformers, {label}", told)
+    for name, times in result.engine_ms.items():
+        for streams, ms in times.items():
+            row(f"engine, {name}, {streams} stream{'s' if streams > 1 else ''}", ms, streams)
     for name, ms in result.first_audio_ms.items():
-        print(f"{'first audio, ' + name:34}{ms:12.2f}")
+        print(f"{'first audio, ' + name:40}{ms:12.2f}")
     for name, ratio in result.ratios.items():
-        print(f"{name:34}{ratio:12.2f}")
-    print(json.dumps(result.__dict__))
+        print(f"{name:40}{ratio:12.2f}")
 
 
 def tiny() -> tuple[ModelDims, MimiDims]:
@@ -263,7 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if on_cuda else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--int8", action="store_true", help="the engine's matrices in eight bits")
+    parser.add_argument("--int8", action=argparse.BooleanOptionalAction, help="time the engine in eight bits too")
     parser.add_argument("--frames", type=int, default=50 if on_cuda else 8)
     parser.add_argument("--streams", default="1,4,8,16,32,64" if on_cuda else "1,4")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -274,33 +312,30 @@ def main() -> None:
     torch.manual_seed(0)
     device, dtype = torch.device(asked.device), getattr(torch, asked.dtype)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
-    result = Result(machine, asked.dtype, asked.int8, torch.__version__, asked.threads)
+    result = Result(machine, asked.dtype, torch.__version__, asked.threads)
     dims, mimi_dims = tiny() if asked.tiny else (CSM_1B, MimiDims())
     say("memory bandwidth")
     result.bandwidth_gb_s = bandwidth(device)
-    if not asked.without_transformers:
-        bench_transformers(result, dims, device, dtype, asked.frames)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    work = {"streams": asked.streams, "frames": asked.frames}
     with torch.inference_mode():
         weights, mimi = random_weights(dims, device, dtype), random_mimi(mimi_dims, device)
-        if asked.int8:
+    bench_engine(result, weights, mimi, name=asked.dtype, **work)
+    if device.type == "cpu" if asked.int8 is None else asked.int8:
+        with torch.inference_mode():
             to_int8(weights)
-        result.floor_ms = bytes_a_frame(weights) / result.bandwidth_gb_s / 1e6
-        model, codec = Csm(weights, codes=mimi_dims.codebook_size), MimiDecoder(mimi)
-        bench_first_audio(result, model, codec, MimiEncoder(mimi))
-    for streams in map(int, asked.streams.split(",")):
-        bench_streams(result, model, codec, streams, asked.frames)
-    one = result.engine_ms.get(1)
-    if one is not None:
-        result.ratios["engine / floor"] = one / result.floor_ms
-        for label, ms in result.transformers_ms.items():
-            if not isinstance(ms, str):
-                result.ratios[f"transformers {label} / engine"] = ms / one
-        if 4 in result.engine_ms:
-            result.ratios["4 streams / 1, ms a frame"] = result.engine_ms[4] / one
+        bench_engine(result, weights, mimi, name="int8", **work)
+    del weights, mimi
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if not asked.without_transformers:
+        result.ratios = ratios(result)
+        report(result)  # what there is so far, in case that the rest is cut off
+        print()
+        bench_transformers(result, dims, device, dtype, asked.frames)
+    result.ratios = ratios(result)
     report(result)
+    print(json.dumps(result.__dict__))
 
 
 if __name__ == "__main__":

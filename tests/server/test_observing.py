@@ -105,8 +105,8 @@ def test_who_speaks_is_seen_and_who_leaves_is_told(logged: Logged) -> None:
     body = {"text": LONG * 40, "max_duration_ms": 90_000, "stream_format": "audio"}
     with logged.http.stream("POST", "/stream_speak", json=body) as answer:
         request_id = answer.headers["x-request-id"]
-        next(answer.iter_bytes(1000))
-        assert numbers(logged.http)["num_requests_running"] == 1
+        # It gives its turn up between sentences.
+        assert any(numbers(logged.http)["num_requests_running"] == 1 for _ in answer.iter_bytes(1000))
     logged.line(request_id, "POST /stream_speak")
     after = numbers(logged.http)
     assert grown(before, after)["answers_total{delivery=stream,finished_reason=caller_left}"] == 1

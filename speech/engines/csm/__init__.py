@@ -6,6 +6,7 @@ The rooms, from the files on disk to the sound that leaves:
     tensorfile.py  reading safetensors piece by piece
     dims.py        how large a model is, read from either layout's config.json
     weights.py     both layouts into one set of tensors
+    device.py      what the rooms share about the device that they compute on
     int8.py        the same tensors in eight bits, where chosen
     model.py       the backbone and the depth decoder
     sampling.py    from logits and a request's own noise to a code

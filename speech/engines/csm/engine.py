@@ -12,6 +12,7 @@ from loguru import logger
 
 from audio_utils import Audio
 from speech.engines.base import EngineInfo, Line, Load, Segment
+from speech.engines.csm.device import is_out_of_memory
 from speech.engines.csm.frames import Frames
 from speech.engines.csm.int8 import to_int8
 from speech.engines.csm.mimi import MimiDecoder, MimiEncoder
@@ -140,15 +141,17 @@ class CsmEngine:
                     # config.json describes transformers' layout, and the file beside it is the original's.
                     codec = self.config.codec_source()
                 self.assemble(weights, load_mimi(codec, device=self._device), tokenizer)
-        except (torch.OutOfMemoryError, MemoryError, OutOfMemory) as error:
+        except Exception as error:
             self.close()
-            raise StartupError(
-                f"csm_device: {self._device} has too little memory for the model and {self.config.slots} slots of "
-                f"its cache; set csm_slots lower, csm_dtype to bfloat16 or csm_int8"
-            ) from error
-        except SpeechError as error:
-            self.close()
-            raise StartupError(f"the model was loaded but did not speak: {error.message}; the log says why") from error
+            if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+                raise StartupError(
+                    f"csm_device: {self._device} has too little memory for the model and {self.config.slots} slots of "
+                    f"its cache; set csm_slots lower or csm_dtype to bfloat16"
+                ) from error
+            if isinstance(error, SpeechError) and not isinstance(error, StartupError):
+                told = f"the model was loaded but did not speak: {error.message}; the log says why"
+                raise StartupError(told) from error
+            raise
         logger.info("CSM is ready on {} after {:.1f} s", self._device, time.monotonic() - began)
 
     def assemble(self, weights: Weights, mimi: MimiWeights, tokenizer: TextTokenizer) -> None:
@@ -189,8 +192,11 @@ class CsmEngine:
         return self._scheduler.submit(line, prompt)
 
     def load(self) -> Load:
-        batches = self._scheduler.batches if self._scheduler else []
-        return Load(tuple(batches), _memory(self._device))
+        if self._scheduler is None:
+            return Load()
+        if self._scheduler.dead:
+            return Load(tuple(self._scheduler.batches), unable="the engine has stopped; restart the server")
+        return Load(tuple(self._scheduler.batches), _memory(self._device))
 
     def trim(self) -> None:
         """The allocator's idle memory goes back; remembered prompts stay, they are bounded by their own setting."""

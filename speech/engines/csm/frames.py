@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 
+from speech.engines.csm.device import is_out_of_memory
 from speech.engines.csm.mimi import MimiDecoder
 from speech.engines.csm.model import Csm
-from speech.engines.csm.sampling import NARROW, Noise, pick
+from speech.engines.csm.sampling import NARROW, Noise, favours, pick
 
 CONTEXT_BUCKETS = (256, 512, 1024, 2048)
 """Keys a frame attends to: the smallest bucket that holds the furthest slot's position."""
@@ -100,22 +102,26 @@ class Frames:
         return Frame(self._codes.cpu().numpy().copy(), self._audio.cpu().numpy().copy() if self._codec else None)
 
     def warm(self) -> None:
-        """Capture every bucket's graph before anyone joins; on CPU there is nothing to do."""
+        """Capture every graph before anyone joins; on CPU there is nothing to do."""
         if self.model.device.type == "cuda":
-            ranks = self._put_noise({})
-            for context in CONTEXT_BUCKETS:
-                if context <= self.model.dims.max_positions:
-                    self._run(context, ranks)
+            for ranks in {self.ranks(1), self.ranks(self.model.codes)}:
+                self._buffers(ranks)
+                for context in CONTEXT_BUCKETS:
+                    if context <= self.model.dims.max_positions:
+                        self._run(context, ranks)
+
+    def _buffers(self, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where so many ranks of noise lie, float32 [S, C, ranks]: on the host and on the device."""
+        if ranks not in self._noise:
+            shape = (self.slots, self.model.dims.codebooks, ranks)
+            staged = torch.zeros(shape, pin_memory=self.model.device.type == "cuda")
+            self._noise[ranks] = (staged, torch.zeros(shape, device=self.model.device))
+        return self._noise[ranks]
 
     def _put_noise(self, noise: dict[int, Noise]) -> int:
         """Draw everyone's noise on the host and send it over in one copy; returns the ranks this step sorts."""
         ranks = max((each.ranks for each in noise.values()), default=self.ranks(1))
-        if ranks not in self._noise:
-            shape = (self.slots, self.model.dims.codebooks, ranks)
-            on_cuda = self.model.device.type == "cuda"
-            staged = torch.zeros(shape, pin_memory=on_cuda)
-            self._noise[ranks] = (staged, torch.zeros(shape, device=self.model.device))
-        staged, there = self._noise[ranks]
+        staged, there = self._buffers(ranks)
         for slot, each in noise.items():
             # Ranks past a request's own are beyond its top_k, so what lies there is never looked at.
             staged[slot, :, : each.ranks] = torch.from_numpy(each.draw())
@@ -127,11 +133,11 @@ class Frames:
 
     def _frame(self, context: int, ranks: int) -> None:
         """The whole frame, on the device alone: no value of it is asked for on the way."""
-        noise = self._noise[ranks][1]
+        favoured = favours(self._noise[ranks][1], self._temperature, self._top_k)
         hidden = self.model.step(self._x, self._positions, self.cache, context)
 
         def choose(book: int, logits: torch.Tensor) -> torch.Tensor:
-            return pick(logits, noise[:, book], self._temperature, self._top_k)
+            return pick(logits, favoured[:, book])
 
         codes = self.model.fill_frame(hidden, self._depth_cache, choose)
         self._codes.copy_(codes)
@@ -157,8 +163,9 @@ class Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._captured: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
+        self._captured: dict[tuple[int, ...], torch.cuda.CUDAGraph | None] = {}
         self._pool: Any = None  # of the first graph
+        self._side: torch.cuda.Stream | None = None
 
     def run(self, key: tuple[int, ...], work: Callable[[], None], changing: Callable[[], list[torch.Tensor]]) -> None:
         """Do `work`. changing: the tensors that one run changes and the next one reads."""
@@ -168,30 +175,42 @@ class Graphs:
         with torch.cuda.device(self._device):
             if key not in self._captured:
                 self._captured[key] = self._capture(work, changing())
-            self._captured[key].replay()
+            graph = self._captured[key]
+            graph.replay() if graph else work()
 
     def clear(self) -> None:
         """Forget all graphs; the next run captures again."""
         self._captured.clear()
         self._pool = None
 
-    def _capture(self, work: Callable[[], None], changing: list[torch.Tensor]) -> torch.cuda.CUDAGraph:
+    def _capture(self, work: Callable[[], None], changing: list[torch.Tensor]) -> torch.cuda.CUDAGraph | None:
+        """None where cuda will not capture it; it is slower then."""
         # Warm-up runs pick algorithms and allocate workspaces, on a stream of their own as capture demands; what each
         # changed is put back, so that a graph can be captured while requests are under way.
         before = [tensor.clone() for tensor in changing]
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                work()
-                for tensor, value in zip(changing, before, strict=True):
-                    tensor.copy_(value)
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        torch.cuda.synchronize(self._device)
+        stream = torch.cuda.current_stream(self._device)
+        side = self._side = self._side or torch.cuda.Stream(self._device)
+        side.wait_stream(stream)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    work()
+                    for tensor, value in zip(changing, before, strict=True):
+                        tensor.copy_(value)
+            stream.wait_stream(side)
+        finally:
+            torch.cuda.synchronize(self._device)  # what was put back may not be freed before
         graph = torch.cuda.CUDAGraph()
         # Graphs run one after another, so they may share the memory of what they make on the way. Only this thread
         # is watched while it captures: another may give idle memory back meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            work()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # one that failed leaves its own behind
+            if is_out_of_memory(error):
+                raise
+            logger.opt(exception=error).warning("cuda captures no graph of a frame: it will be slower")
+            return None
         self._pool = self._pool or graph.pool()
         return graph

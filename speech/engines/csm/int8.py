@@ -6,39 +6,83 @@ Off by default until it has been heard.
 
 from __future__ import annotations
 
+import warnings
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 
 from speech.engines.csm.weights import Stack, Weights
 
+WIDE = 8192
+"""A matrix of so many rows is read faster by the `Packed` product, one of fewer by the plain one (bench/LOG.md)."""
+
+
+class Product(Protocol):
+    """x: [rows, in]. Returns [rows, out], in any dtype."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
 
 class Int8:
-    """A matrix [out, in] in eight bits; called like `F.linear` with it. values: int8 [out, in]; scales: [out]."""
+    """A matrix [out, in] in eight bits; called like `F.linear` with it. nbytes: what it holds."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         scales = weight.abs().amax(dim=1).float().clamp(min=1e-12) / 127
-        self.values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         # Some rows at a time, so that no full-width copy of a large matrix is made on the way.
         for some in torch.arange(len(weight)).split(1024):
             rows = slice(int(some[0]), int(some[-1]) + 1)
-            self.values[rows] = (weight[rows].float() / scales[rows, None]).round_().to(torch.int8)
-        # The fast kernels, on both devices, take bfloat16.
-        self.scales = scales.to(torch.bfloat16)
-        # Given a row that does not fill its vectors, torch's CPU kernel (2.13) reads past the row's end.
-        self._fast = weight.shape[1] % 64 == 0
+            values[rows] = (weight[rows].float() / scales[rows, None]).round_().to(torch.int8)
+        self.nbytes = values.nbytes + 2 * len(scales)
+        packs = weight.device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+        self._product: Product = (Packed if packs and len(weight) >= WIDE else Plain)(values, scales)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., in]. Returns [..., out] in x's dtype."""
-        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        if self._fast:
-            y = torch._weight_int8pack_mm(flat, self.values, self.scales)
-        else:
-            y = F.linear(flat, self.values.to(torch.bfloat16)) * self.scales
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
+        return self._product(x.reshape(-1, x.shape[-1])).to(x.dtype).view(*x.shape[:-1], -1)
 
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.scales.nbytes
+
+class Plain:
+    """values: int8 [out, in]; scales: float32 [out]."""
+
+    def __init__(self, values: torch.Tensor, scales: torch.Tensor) -> None:
+        self._values = values
+        self._scales = scales.to(torch.bfloat16)  # as the fast kernels take them, on both devices
+        # Given a row that does not fill its vectors, torch's CPU kernel (2.13) reads past the row's end.
+        self._fast = values.shape[1] % 64 == 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(torch.bfloat16)
+        if self._fast:
+            return torch._weight_int8pack_mm(x, self._values, self._scales)
+        return F.linear(x, self._values.to(torch.bfloat16)) * self._scales
+
+
+class Packed:
+    """The same by fbgemm's product of integers, which is exact. It takes 7 bits of x, few enough for sums of two that
+    older processors keep in 16; so x goes as two rows, its upper and its lower 7 bits."""
+
+    STEPS = 63
+    """To either side of zero, in 7 bits."""
+
+    def __init__(self, values: torch.Tensor, scales: torch.Tensor) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch will give these tensors up, and has nothing else yet
+            zeros = torch.zeros(len(values), dtype=torch.int64)
+            whole = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
+            torch.backends.quantized.engine = "fbgemm"
+            self._packed = torch.ops.quantized.linear_prepack(whole, None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.float()
+        largest = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True).clamp_(min=1e-30)
+        x = x * (self.STEPS / largest)
+        upper = x.round()
+        # What is left lies within half a step, and is stretched to all of them.
+        halves = torch.cat([upper, (x - upper).mul_(2 * self.STEPS)])
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(halves, 1.0, self.STEPS + 1, self._packed)
+        return torch.add(y[: len(x)], y[len(x) :], alpha=0.5 / self.STEPS).mul_(largest / self.STEPS)
 
 
 def to_int8(weights: Weights) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from speech.engines.csm.device import keep_bits
 from speech.engines.csm.mimi_weights import STEPS_PER_FRAME, MimiDims, MimiWeights
 from speech.engines.csm.model import grouped_attention, grouped_mask
 
@@ -58,6 +59,7 @@ class MimiDecoder:
         self._w = weights.tensors
         d = weights.dims
         self._device = self._w["upsample.conv.weight"].device
+        keep_bits(self._device)
         self._tables = {side: _codebooks(weights, side) for side in ("semantic", "acoustic")}
         self._convs = {"decoder.layers.0.conv": (d.width, d.kernel)}
         widest = d.filters * 2 ** len(d.ratios)
@@ -74,6 +76,7 @@ class MimiDecoder:
         d = self.dims
         # The first of a piece's steps must still see its whole window after the last was written.
         ring = d.window + STEPS_PER_FRAME * max_frames - 1
+        ring = -(-ring // 8) * 8  # of a length that attention's kernels take as it is
         parts: dict[str, tuple[int, ...]] = {"ring": (d.layers, 2, d.kv_heads, ring, d.head_dim)}
         parts |= {name: (channels, kernel - 1) for name, (channels, kernel) in self._convs.items()}
         parts |= {name: (channels, stride) for name, (channels, stride) in self._overhangs.items()}
@@ -168,6 +171,7 @@ class MimiEncoder:
         self._weights = weights
         self._w = weights.tensors
         self._device = self._w["upsample.conv.weight"].device
+        keep_bits(self._device)
         self._tables = {side: _codebooks(weights, side) for side in ("semantic", "acoustic")}
 
     def encode(self, clips: Sequence[np.ndarray]) -> list[torch.Tensor]:
@@ -232,7 +236,7 @@ def frames_of(samples: int, samples_per_frame: int) -> int:
 
 
 def _mask(mask: torch.Tensor, d: MimiDims) -> torch.Tensor:
-    return grouped_mask(mask, d.heads // d.kv_heads)
+    return grouped_mask(mask, d.heads // d.kv_heads, torch.float32)
 
 
 def _rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

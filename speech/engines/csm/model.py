@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from speech.engines.csm.device import keep_bits
 from speech.engines.csm.dims import Rope, StackDims
 from speech.engines.csm.weights import Stack, Weights
 
@@ -61,7 +62,7 @@ def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def grouped_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """q: [B, n, H, d]; k, v: [B, K, T, d]; mask: bool, from `grouped_mask`. Returns [B, n, H * d].
+    """q: [B, n, H, d]; k, v: [B, K, T, d]; mask: from `grouped_mask`. Returns [B, n, H * d].
 
     The H / K queries that share a key are laid beside each other, so that keys are never repeated in memory.
     """
@@ -73,9 +74,11 @@ def grouped_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: t
     return y.view(batch, shared, group, n, width).permute(0, 3, 1, 2, 4).reshape(batch, n, heads * width)
 
 
-def grouped_mask(mask: torch.Tensor, group: int) -> torch.Tensor:
-    """bool [B or 1, n, T] for each query that shares a key, [B or 1, 1, group * n, T]; made once for all layers."""
-    return (mask if mask.shape[1] == 1 else mask.repeat(1, group, 1))[:, None]
+def grouped_mask(mask: torch.Tensor, group: int, dtype: torch.dtype) -> torch.Tensor:
+    """bool [B or 1, n, T] for each query that shares a key, [B or 1, 1, group * n, T], as what is added to the scores:
+    attention would make that of it anew in every layer."""
+    mask = (mask if mask.shape[1] == 1 else mask.repeat(1, group, 1))[:, None]
+    return torch.zeros(mask.shape, device=mask.device, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 class Transformer:
@@ -121,6 +124,7 @@ class Csm:
         self.weights = weights
         self.codes = min(codes or dims.audio_vocab, dims.audio_vocab)
         self.device = weights.text_embed.device
+        keep_bits(self.device)
         self.dtype = weights.text_embed.dtype
         self._backbone = Transformer(
             weights.backbone, dims.backbone, eps=dims.norm_eps, positions=dims.max_positions, device=self.device
@@ -172,9 +176,8 @@ class Csm:
     def prefill(self, x: torch.Tensor, cache: torch.Tensor, slot: int, start: int) -> None:
         """Write the keys and values of rows x [n, D] at positions start .. start + n - 1 of one slot."""
         end = start + len(x)
-        mask = grouped_mask(
-            (self._positions[None, :end] <= self._positions[start:end, None])[None], self._backbone.group
-        )
+        seen = self._positions[None, :end] <= self._positions[start:end, None]
+        mask = grouped_mask(seen[None], self._backbone.group, self.dtype)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index, :, slot : slot + 1]
@@ -187,7 +190,8 @@ class Csm:
     def step(self, x: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor, context: int) -> torch.Tensor:
         """One backbone step for every slot. x: [S, D]; positions: int64 [S], each below `context`. Returns [S, D]."""
         every = torch.arange(len(x), device=self.device)
-        mask = grouped_mask((self._positions[None, :context] <= positions[:, None])[:, None], self._backbone.group)
+        seen = self._positions[None, :context] <= positions[:, None]
+        mask = grouped_mask(seen[:, None], self._backbone.group, self.dtype)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index]
@@ -200,7 +204,7 @@ class Csm:
 
     def depth_step(self, x: torch.Tensor, at: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
         """The depth decoder at codebook positions `at`, int64 [n]. x: [S, n, E]. Returns the last state [S, E]."""
-        mask = grouped_mask(self._depth_causal[at][None], self._depth.group)
+        mask = grouped_mask(self._depth_causal[at][None], self._depth.group, self.dtype)
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = cache[index]

@@ -36,14 +36,16 @@ class Noise:
         return -np.log(np.maximum(exponential, np.float32(1e-30)))
 
 
-def pick(logits: torch.Tensor, noise: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
-    """One code a slot.
+def favours(noise: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """What a frame's draws add to each rank, float32 [S, C, R]: the scaled noise, and -inf beyond top_k.
 
-    logits: [S, V]. noise: float32 [S, R]. temperature: float32 [S, 1]. top_k: int64 [S, 1], at most R. Returns
-    int64 [S].
+    noise: float32 [S, C, R]. temperature: float32 [S, 1]. top_k: int64 [S, 1], at most R.
     """
-    ranks = noise.shape[1]
-    values, ids = torch.topk(logits.float(), ranks, dim=1)
-    beyond = torch.arange(ranks, device=logits.device)[None] >= top_k
-    scores = (values + temperature * noise).masked_fill_(beyond, float("-inf"))
-    return ids.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
+    beyond = torch.arange(noise.shape[2], device=noise.device)[None] >= top_k
+    return (temperature[:, None] * noise).masked_fill_(beyond[:, None], float("-inf"))
+
+
+def pick(logits: torch.Tensor, favours: torch.Tensor) -> torch.Tensor:
+    """One code a slot, int64 [S]. logits: [S, V]. favours: float32 [S, R], of this codebook."""
+    values, ids = torch.topk(logits.float(), favours.shape[1], dim=1)
+    return ids.gather(1, (values + favours).argmax(dim=1, keepdim=True)).squeeze(1)

@@ -11,6 +11,7 @@ import gc
 import threading
 from collections import deque
 from collections.abc import Generator
+from contextlib import ExitStack
 from queue import SimpleQueue
 from types import TracebackType
 
@@ -20,6 +21,7 @@ from loguru import logger
 
 from audio_utils import Audio
 from speech.engines.base import Line
+from speech.engines.csm.device import is_out_of_memory
 from speech.engines.csm.frames import Frames
 from speech.engines.csm.guards import Chunks, Ending, Verdict, frame_cap
 from speech.engines.csm.prompt import Prompt
@@ -50,10 +52,15 @@ class Request:
         return self.left or self.line.caller.gone
 
 
+class DeviceFailed(BaseException):
+    """Not even an idle slot can be written. No Exception, so that it is not taken for one request's own."""
+
+
 class Scheduler:
     """The worker and its slots.
 
     retries: how often a lost take may be tried again, beyond the first. batches: frames made for so many lines at once.
+    dead: the worker has ended because the device fails at everything; only a new process can help.
     """
 
     def __init__(self, frames: Frames, reader: Reader, *, rate_hz: int, retries: int) -> None:
@@ -66,6 +73,7 @@ class Scheduler:
         self._speaking: dict[int, Request] = {}
         self._noise: dict[int, Noise] = {}
         self.batches = [0] * (frames.slots + 1)
+        self.dead = False
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="csm", daemon=True)
 
@@ -77,7 +85,7 @@ class Scheduler:
         request = Request(line, prompt, rate_hz=self._rate_hz)
         with self._changed:
             if self._closed:
-                raise NotReady("the engine is shutting down", retry_after_s=1)
+                raise self._ended()
             self._waiting.append(request)
             self._changed.notify()
         return Take(request, self._rate_hz)
@@ -95,26 +103,45 @@ class Scheduler:
         if self._worker.is_alive():
             self._worker.join()
 
-    @torch.inference_mode()
     def _work(self) -> None:
+        """Nobody may be left waiting, however it ends."""
+        try:
+            with torch.inference_mode():
+                self._loop()
+        except BaseException as error:
+            logger.opt(exception=error).critical("the CSM engine has stopped; restart the server")
+            self.dead = True
+        finally:
+            with self._changed:
+                self._closed = True
+                left = [*self._waiting, *self._speaking.values()]
+                self._waiting.clear()
+                self._speaking.clear()
+            for request in left:
+                request.out.put(self._ended())
+
+    def _ended(self) -> NotReady:
+        if self.dead:
+            return NotReady("the engine has stopped; its log says why", retry_after_s=30)
+        return NotReady("the engine is shutting down", retry_after_s=1)
+
+    def _loop(self) -> None:
+        device = self._frames.model.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # a thread begins at the first one
         while True:
             with self._changed:
                 while not (self._waiting or self._speaking or self._closed):
                     self._changed.wait()
                 if self._closed:
-                    left = [*self._waiting, *self._speaking.values()]
-                    self._waiting.clear()
-                    self._speaking.clear()
-                    break
+                    return
             try:
                 self._let_go()
                 self._admit()
                 if self._speaking:
                     self._step()
-            except Exception as error:  # a mistake of ours: nobody may be left waiting for it
+            except Exception as error:  # a mistake of ours
                 self._fail_everyone(self._told(error))
-        for request in left:
-            request.out.put(NotReady("the engine is shutting down", retry_after_s=1))
 
     def _let_go(self) -> None:
         """Free the slots of callers who have left; no frame is made for them after they have."""
@@ -140,8 +167,8 @@ class Scheduler:
                 request.last_row, request.position = self._reader.read(request.prompt, self._frames, slot)
                 self._join(slot, request)
             except Exception as error:
-                self._frames.leave(slot)
                 request.out.put(self._told(error))
+                self._free(slot)
                 continue
             free.pop(0)
 
@@ -196,22 +223,32 @@ class Scheduler:
     def _finish(self, slot: int, outcome: SpeechError | None) -> None:
         request = self._speaking.pop(slot)
         del self._noise[slot]
-        self._frames.leave(slot)
         request.last_row = None
-        request.out.put(outcome)
+        try:
+            self._free(slot)
+        finally:
+            request.out.put(outcome)
+
+    def _free(self, slot: int) -> None:
+        try:
+            self._frames.leave(slot)
+        except Exception as error:
+            raise DeviceFailed from error
 
     def _fail_everyone(self, told: SpeechError) -> None:
-        for slot in list(self._speaking):
-            self._finish(slot, told)
+        with ExitStack() as all_of_them:
+            for slot in self._speaking:
+                all_of_them.callback(self._finish, slot, told)
 
     def _told(self, error: Exception) -> SpeechError:
         """What the caller is told; the details are for the log."""
         if isinstance(error, SpeechError):
             return error
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if is_out_of_memory(error):
             logger.warning("out of memory: {}", error)
             self._reader.prefixes.clear()
-            self.trim()
+            with contextlib.suppress(RuntimeError):
+                self.trim()
             return OutOfMemory("the device has no memory left for this request; try a shorter one", retry_after_s=5)
         logger.opt(exception=error).error("the CSM engine failed")
         return EngineFailed("the engine failed on this request; it may pass when sent again")

@@ -18,5 +18,8 @@ def test_the_script_ends_with_one_json_line() -> None:
     )  # fmt: skip
     result = json.loads(done.stdout.splitlines()[-1])
     assert all(isinstance(ms, float) for ms in result["transformers_ms"].values()), result["transformers_ms"]
-    assert list(result["engine_ms"]) == ["1", "2"]
-    assert len(result["first_audio_ms"]) == 3
+    assert {name: list(times) for name, times in result["engine_ms"].items()} == {
+        "bfloat16": ["1", "2"],
+        "int8": ["1", "2"],
+    }
+    assert len(result["first_audio_ms"]) == 6

@@ -30,6 +30,8 @@ from speech.engines.csm.frames import Frame, Frames
 from speech.engines.csm.source import Source
 from speech.engines.csm.tokenizer import TextTokenizer
 from speech.errors import CallerLeft, EngineFailed, InvalidInput, NotReady, OutOfMemory, StartupError
+from speech.service import Service
+from speech.settings import Settings
 from tests.engines.csm.tiny import GOLDEN, clip
 
 FRAME = 1920
@@ -253,7 +255,12 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 @pytest.mark.parametrize("where", ["read", "step"])
 @pytest.mark.parametrize(
-    ("fault", "told"), [(torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory), (RuntimeError("x"), EngineFailed)]
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), OutOfMemory),
+        (RuntimeError("x"), EngineFailed),
+    ],
 )
 def test_a_fault_is_the_callers_own_error_and_the_next_one_is_served(
     engine: CsmEngine, monkeypatch: pytest.MonkeyPatch, where: str, fault: Exception, told: type[Exception]
@@ -273,6 +280,35 @@ def test_a_fault_is_the_callers_own_error_and_the_next_one_is_served(
     engine.trim()
     assert np.array_equal(said(engine, line), right)
     assert speaking(engine) == 0
+
+
+def test_nobody_is_left_waiting_for_a_device_that_fails_at_everything(
+    transformers_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = CsmEngine(config(transformers_folder))
+    engine.start()
+    service = Service(engine, Settings())
+    service._started_s = 0.0
+    assert service.not_ready is None
+    takes = [engine.speak(Line("A long story. " * 30, max_duration_ms=60_000)) for _ in range(5)]
+    for take in takes[:3]:
+        next(take)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for name in ("step", "join", "leave"):
+        monkeypatch.setattr(engine._scheduler._frames, name, fail)  # type: ignore[union-attr]
+    for take in takes:
+        with pytest.raises((EngineFailed, NotReady)) as told:
+            for _ in take:
+                pass
+        assert "CUDA" not in str(told.value)
+    until(lambda: bool(service.not_ready))
+    assert service.not_ready == "the engine has stopped; restart the server"
+    with pytest.raises(NotReady):
+        engine.speak(Line("Anyone?"))
+    engine.close()
 
 
 def test_a_take_ends_with_the_all_zero_frame(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from speech.engines.csm.mimi import MimiDecoder
 from speech.engines.csm.mimi_weights import load_mimi
 from speech.engines.csm.model import Csm
 from speech.engines.csm.prompt import text_rows
-from speech.engines.csm.sampling import Noise, pick
+from speech.engines.csm.sampling import Noise, favours, pick
 from speech.engines.csm.source import Source
 from speech.engines.csm.weights import load_weights
 
@@ -184,9 +184,9 @@ def test_the_host_asks_nothing_within_a_frame(bench: Bench) -> None:
 
 def test_a_draw_follows_the_distribution_and_stays_within_top_k() -> None:
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)) * 2
-    noise = Noise(5, take=0, codebooks=4000, ranks=40).draw()
-    temperature, top_k = torch.tensor([[0.8]]), torch.tensor([[6]])
-    drawn = pick(logits.expand(4000, -1), torch.from_numpy(noise), temperature, top_k)
+    noise = torch.from_numpy(Noise(5, take=0, codebooks=4000, ranks=40).draw())
+    favoured = favours(noise[None], torch.tensor([[0.8]]), torch.tensor([[6]]))
+    drawn = pick(logits.expand(4000, -1), favoured[0])
     kept = torch.zeros(40).index_fill(0, logits[0].topk(6).indices, 1.0)
     right = torch.softmax(logits[0] / 0.8, 0) * kept
     right = right / right.sum()

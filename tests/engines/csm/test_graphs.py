@@ -6,7 +6,8 @@ It shows what the wrapper does, not that cuda agrees: there is no GPU where thes
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,15 @@ class Graph:
 
     def pool(self) -> str:
         return "pool"
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, graph: Callable[..., Any]) -> None:
+    for name, stand in {
+        "Stream": lambda _: Stream(), "current_stream": lambda _: Stream(), "set_stream": lambda _: None,
+        "stream": lambda _: contextlib.nullcontext(),
+        "device": lambda _: contextlib.nullcontext(), "synchronize": lambda _: None, "CUDAGraph": Graph, "graph": graph,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand)
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -50,15 +60,34 @@ def test_a_frame_is_captured_once_and_leaves_what_warming_up_changed_as_it_was(
         yield
         open_graph.clear()
 
-    for name, stand in {
-        "Stream": lambda _: Stream(), "current_stream": lambda _: Stream(),
-        "stream": lambda _: contextlib.nullcontext(),
-        "device": lambda _: contextlib.nullcontext(), "synchronize": lambda _: None, "CUDAGraph": Graph, "graph": graph,
-    }.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, stand)
+    stand_in(monkeypatch, graph)
     graphs = Graphs(torch.device("cuda"))
     for _ in range(runs):
         graphs.run((256, 64), work, lambda: [state])
     assert log == [0.0, 0.0, *map(float, range(runs))]  # two warm-ups from the same state, then one run each
     graphs.run((512, 64), work, lambda: [state])
     assert float(state) == runs + 1
+
+
+def test_what_cuda_does_not_capture_is_done_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, captures = torch.zeros(1), []
+
+    def graph(*_: object, **__: object) -> contextlib.AbstractContextManager[None]:
+        captures.append(None)
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    stand_in(monkeypatch, graph)
+    graphs = Graphs(torch.device("cuda"))
+    for run in range(3):
+        graphs.run((256, 64), lambda: state.add_(1), lambda: [state])
+        assert float(state) == run + 1
+    assert len(captures) == 1
+
+
+def test_memory_that_runs_out_while_capturing_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def graph(*_: object, **__: object) -> contextlib.AbstractContextManager[None]:
+        raise RuntimeError("CUDA error: out of memory")
+
+    stand_in(monkeypatch, graph)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Graphs(torch.device("cuda")).run((256, 64), lambda: None, list)
