@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-2f38f8e99f7d"
+RELEASE = "0.1.0-0038460478bc"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

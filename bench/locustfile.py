@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import itertools
 import time
 
 from locust import FastHttpUser, events, task
@@ -19,10 +19,15 @@ class Caller(FastHttpUser):
     """Asks for speech, listens to all of it at once, asks again; comes back a second after it was told to."""
 
     network_timeout = 120.0
+    callers = itertools.count()
+
+    def on_start(self) -> None:
+        begins = next(self.callers) % len(TEXTS)
+        self.texts = itertools.cycle(TEXTS[begins:] + TEXTS[:begins])
 
     @task
     def speak(self) -> None:
-        body = {"model": "tts-1", "voice": VOICE, "response_format": "pcm", "input": random.choice(TEXTS)}
+        body = {"model": "tts-1", "voice": VOICE, "response_format": "pcm", "input": next(self.texts)}
         began_s = time.perf_counter()
         with self.client.post(
             "/v1/audio/speech", json=body, stream=True, catch_response=True, name="asked"

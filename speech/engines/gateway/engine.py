@@ -95,6 +95,7 @@ class GatewayEngine:
             info,
             device=f"{info.device}, behind a gateway to {behind}",
             parallel=config.slots * count,
+            rests=False,
             notes=(*info.notes, f"Spoken by {behind} behind this gateway."),
         )
 
