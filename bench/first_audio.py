@@ -118,6 +118,7 @@ def row(answers: list[Answer]) -> dict[str, float]:
         "audio_ms": 1000 * answers[0].audio_s,
         "first_ms": 1000 * statistics.median(first),
         "first_p90_ms": 1000 * sorted(first)[int(0.9 * len(first))],
+        "whole_ms": 1000 * statistics.median(answer.whole_s for answer in answers),
         "rtf": statistics.median(answer.whole_s / answer.audio_s for answer in answers),
     }
     added = [answer.first_s - answer.engine_s for answer in answers if answer.engine_s is not None]
@@ -136,7 +137,8 @@ def main() -> None:
             wanted["rival"] = rival(options.rival, Path(folder))
         servers = {name: stack.enter_context(standing(*each)) for name, each in wanted.items()}
         print(
-            f"{'text':9} {'server':7} {'audio':>7} {'first':>7} {'p90':>7} {'added':>7} {'RTF':>6} {'sooner':>7}   ms"
+            f"{'text':9} {'server':7} {'audio':>7} {'first':>7} {'p90':>7} {'added':>7} {'whole':>7} {'RTF':>6} "
+            f"{'sooner':>7} {'done sooner':>12}   ms"
         )
         for kind, text in TEXTS.items():
             answers: dict[str, list[Answer]] = {name: [] for name in servers}
@@ -147,11 +149,14 @@ def main() -> None:
                     answers[name].append(ask(http, text))
             rows = {name: row(each) for name, each in answers.items()}
             for name, figures in rows.items():
-                sooner = rows["rival"]["first_ms"] / figures["first_ms"] if "rival" in rows else float("nan")
+                sooner, done = (
+                    rows["rival"][which] / figures[which] if "rival" in rows else float("nan")
+                    for which in ("first_ms", "whole_ms")
+                )
                 print(
                     f"{kind:9} {name:7} {figures['audio_ms']:7.0f} {figures['first_ms']:7.1f} "
                     f"{figures['first_p90_ms']:7.1f} {figures.get('added_ms', float('nan')):7.1f} "
-                    f"{figures['rtf']:6.3f} {sooner:7.2f}"
+                    f"{figures['whole_ms']:7.0f} {figures['rtf']:6.3f} {sooner:7.2f} {done:12.2f}"
                 )
                 result[f"{kind} {name}"] = {key: round(value, 3) for key, value in figures.items()}
     print(json.dumps(result))

@@ -71,7 +71,7 @@ class Settings(BaseModel):
     csm_device: str = Field("auto", description="cuda, cuda:1, cpu; auto takes cuda where there is one")
     csm_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on cuda")
     csm_slots: int = Field(4, ge=1, le=64, description="lines spoken at the same time")
-    csm_int8: bool = Field(False, description="weights of the two transformers in eight bits")
+    csm_int8: bool = Field(False, description="weights of the two transformers in eight bits; faster on CPU")
     csm_prefix_cache_mb: int = Field(512, ge=0, description="for prompts that were read before")
 
     # What only the engine gateway reads; see docs/gateway.md.
