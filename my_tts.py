@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-0038460478bc"
+RELEASE = "0.1.0-1e94734ad0c4"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -65,10 +65,12 @@ class Account:
         """The real-time factor: how long the engine worked for a second of sound."""
         return self.work_s / self.audio_s if self.audio_s else 0.0
 
-    def part(self) -> None:
-        """The next part of the text is there. Where the listener has run out of sound by now, the text was late, or
-        the sound was not taken; neither is the engine's doing."""
-        self._paused = time.monotonic() > self.heard_until_s
+    def part(self) -> float:
+        """The next part of the text is there; returns when its sound is needed. Where the listener has run out of sound
+        by now, the text was late, or the sound was not taken; neither is the engine's doing, or others' who wait."""
+        now_s = time.monotonic()
+        self._paused = now_s > self.heard_until_s
+        return max(now_s, self.heard_until_s)
 
     def heard(self, ms: float) -> None:
         """So much more sound was made."""

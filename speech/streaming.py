@@ -18,7 +18,6 @@ from speech.account import Account
 from speech.caller import Caller
 from speech.engines.base import EngineInfo, Line, Segment
 from speech.errors import EngineFailed, SpeechError, to_http
-from speech.gate import Place
 from speech.service import Service, Take
 from speech.text.split import chunks
 
@@ -68,8 +67,7 @@ class Speaking:
     """An answer under way: iterate for its sound, float32 at the engine's rate; `close` stops the engine.
 
     `open` waits for the first sound, so that whatever is wrong is raised there. Each part takes a turn of its own at
-    the gate, or each chunk where the engine rests between them, needed when the sound before it ends: a long text does
-    not keep others from being heard.
+    the gate, needed when the sound before it ends: a long text does not keep others from being heard.
     A part is said after `line.context` and, on an engine that hears conversations, after the parts before it.
 
     truncated: whether the limit cut something off; known at the end, as are duration_ms (of the sound) and voices.
@@ -150,9 +148,11 @@ class Speaking:
                 if number and self.duration_ms >= self.line.max_duration_ms:
                     self.account.truncated = True
                     break
-                self.account.part()
-                said = self._say(part, number, context, settle)
-                yield from self._in_turns(place, said, self.account.heard_until_s if number else None)
+                needed_s = self.account.part() if number else None
+                with place.turn(needed_s):
+                    if not number:
+                        self.line = settle()
+                    yield from self._say(part, number, context)
                 if self.truncated:
                     break
                 if part.pause_ms:
@@ -160,25 +160,8 @@ class Speaking:
             if not self.duration_ms:
                 raise EngineFailed("the engine said nothing for this text; send another, or try again")
 
-    def _in_turns(self, place: Place, said: Generator[Audio], needed_s: float | None) -> Generator[Audio]:
-        """What is `said`, in one turn; by an engine that rests, in one for each chunk."""
-        with closing(said):
-            if not self.info.rests:
-                with place.turn(needed_s):
-                    yield from said
-                return
-            while True:
-                with place.turn(needed_s):
-                    chunk = next(said, None)
-                if chunk is None:
-                    return
-                yield chunk
-                needed_s = self.account.heard_until_s
-
-    def _say(self, part: Part, number: int, context: list[Segment], settle: Callable[[], Line]) -> Generator[Audio]:
+    def _say(self, part: Part, number: int, context: list[Segment]) -> Generator[Audio]:
         """Say one part, after those of `context`; adds it to them where the engine listens."""
-        if not number:
-            self.line = settle()
         line = self._asked(self.line, part, number)
         eager = line.eager and self.duration_ms < EAGER_UNTIL_MS
         line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), eager=eager)

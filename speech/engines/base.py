@@ -62,8 +62,7 @@ class EngineInfo:
     context: what it does with earlier segments. "conversation": hears their text and sound; "voice": takes the
     speaker's voice from them, approximately; "none": nothing, so a request with context is refused.
     takes: whether another seed gives another take of the same line. sampling: whether temperature and top_k change
-    anything. grain: what it can hand over before the rest is made. parallel: lines it speaks at the same time. rests:
-    whether a line may wait between its chunks, at no cost, while others are spoken.
+    anything. grain: what it can hand over before the rest is made. parallel: lines it speaks at the same time.
     speed: the least and the greatest pace that it can take by itself. cues: those of speech/text/cues.py that it makes
     a sound of. languages: what it speaks, by ISO 639-1 code. line_chars: a text longer than this is better said in
     several lines. notes: plain sentences on what to expect, shown to callers in /health.
@@ -79,7 +78,6 @@ class EngineInfo:
     sampling: bool
     grain: Literal["frame", "sentence"]
     parallel: int
-    rests: bool = False
     max_text_chars: int = 10_000
     speed: tuple[float, float] = (1.0, 1.0)
     cues: tuple[str, ...] = ()

@@ -43,7 +43,6 @@ class HibariEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
-            rests=True,
             notes=(
                 "English only.",
                 "One voice: speaker 0 and speaker 1 sound the same.",

@@ -359,6 +359,29 @@ def test_it_is_left_out_for_longer_each_time_and_a_sound_makes_good(upstreams: T
     assert round(upstream.out_s) == 1
 
 
+def test_a_server_that_answers_what_nobody_foresaw_is_left_alone_for_longer(
+    upstreams: Two, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = gateway(upstreams[0])
+    upstream = engine._upstreams.all[0]
+    asked_for: list[None] = []
+
+    async def describe() -> None:
+        asked_for.append(None)
+        raise ValueError("what is this?")
+
+    monkeypatch.setattr(upstream, "describe", describe)
+    upstream.failed("it did")
+    upstream._out_until_s = 0.0
+    while not asked_for:
+        assert engine.load().unable
+        time.sleep(0.001)
+    for _ in range(20):
+        engine.load()
+        time.sleep(0.001)
+    assert len(asked_for) == 1
+
+
 def test_where_all_are_left_out_they_are_tried_all_the_same(upstreams: Two, gateway: Gateway) -> None:
     engine = gateway(*upstreams)
     for each in upstreams:

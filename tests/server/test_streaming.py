@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -22,11 +20,10 @@ from audio_utils import Audio, decode
 from server.app import create_app
 from speech.caller import Caller
 from speech.engines.base import Engine, EngineInfo, Line, Load
-from speech.errors import CallerLeft
 from speech.operations import STREAM_SPEAK
 from speech.service import Service
 from speech.settings import Settings
-from speech.streaming import MAX_EVENTS, Speaking, events
+from speech.streaming import MAX_EVENTS, events
 from tests import ears
 from tests.conftest import Served
 
@@ -231,33 +228,6 @@ def test_closing_early_closes_the_engine_and_gives_the_place_back() -> None:
     assert service.gate.speaking == 1
     speaking.close()
     assert engine.closed
-    assert (service.gate.speaking, service.gate.waiting) == (0, 0)
-
-
-def two_listeners(*, rests: bool) -> tuple[Service, Speaking]:
-    """A service whose engine speaks to one listener, and that one's answer under way."""
-    engine = Faltering([1] * 100, fails=False)
-    engine.info = replace(engine.info, rests=rests)
-    service = serving(engine)
-    return service, STREAM_SPEAK(service, {"text": "Hello.", "max_duration_ms": 90_000}, Caller())
-
-
-def test_a_second_listener_is_heard_between_the_chunks_of_an_engine_that_rests() -> None:
-    service, first = two_listeners(rests=True)
-    assert service.gate.speaking == 0
-    second = STREAM_SPEAK(service, {"text": "And me?", "max_duration_ms": 90_000}, Caller())
-    assert len(list(zip(first, second, strict=True))) == 100
-    assert (service.gate.speaking, service.gate.waiting) == (0, 0)
-
-
-def test_a_second_listener_waits_for_the_end_where_the_engine_does_not_rest() -> None:
-    service, first = two_listeners(rests=False)
-    caller = Caller()
-    threading.Timer(0.2, caller.leave).start()
-    with pytest.raises(CallerLeft):
-        STREAM_SPEAK(service, {"text": "And me?"}, caller)
-    assert service.gate.speaking == 1
-    first.close()
     assert (service.gate.speaking, service.gate.waiting) == (0, 0)
 
 

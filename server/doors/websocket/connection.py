@@ -33,6 +33,9 @@ IDLE_S = 0.25
 STALLED_S = 60.0
 """A writer who pauses for so long has ended the utterance: it holds a place that others wait for."""
 
+CLOSING_S = 10.0
+"""For the other side to agree that the connection is closed."""
+
 MAX_WAITING = 16
 """Utterances on one connection that are not spoken yet."""
 
@@ -64,11 +67,18 @@ class Connection:
 
     async def serve(self) -> None:
         """Until the connection ends."""
-        speaker = asyncio.create_task(self._speak_all())
+        tasks = [asyncio.create_task(self._speak_all())]
         try:
             info = self._desk.service.engine.info
             await self._tell("ready", engine=info.name, sample_rate_hz=info.sample_rate_hz, session_id=self._session_id)
-            await self._read_all()
+            tasks.append(asyncio.create_task(self._read_all()))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if tasks[1] not in done:  # nobody took the sound for so long that it was given up
+                with contextlib.suppress(RuntimeError, TimeoutError):  # closed already
+                    async with asyncio.timeout(CLOSING_S):
+                        await self._socket.close(POLICY, "what was sent was not taken in time")
         except (CallerLeft, WebSocketDisconnect):
             pass
         except Exception:
@@ -78,8 +88,9 @@ class Connection:
                 self._idle.cancel()
             for turn in self._open:
                 turn.utterance.caller.leave()
-            speaker.cancel()
-            await asyncio.wait([speaker])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     # In
 

@@ -192,11 +192,12 @@ class CsmEngine:
         return self._scheduler.submit(line, prompt)
 
     def load(self) -> Load:
-        if self._scheduler is None:
+        scheduler = self._scheduler
+        if scheduler is None:
             return Load()
-        if self._scheduler.dead:
-            return Load(tuple(self._scheduler.batches), unable="the engine has stopped; restart the server")
-        return Load(tuple(self._scheduler.batches), _memory(self._device))
+        if scheduler.dead:
+            return Load(tuple(scheduler.batches), unable="the engine has stopped; restart the server")
+        return Load(tuple(scheduler.batches), _memory(self._device))
 
     def trim(self) -> None:
         """The allocator's idle memory goes back; remembered prompts stay, they are bounded by their own setting."""

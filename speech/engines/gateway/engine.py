@@ -95,7 +95,6 @@ class GatewayEngine:
             info,
             device=f"{info.device}, behind a gateway to {behind}",
             parallel=config.slots * count,
-            rests=False,
             notes=(*info.notes, f"Spoken by {behind} behind this gateway."),
         )
 
@@ -125,7 +124,8 @@ class GatewayEngine:
         """What is done elsewhere is told elsewhere. Where none of them answers, whose time is over is asked again."""
         if self._closed or self._upstreams.any_up:
             return Load()
-        self._loop.call_soon_threadsafe(self._upstreams.probe)
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._loop.call_soon_threadsafe(self._upstreams.probe)
         return Load(unable="no server behind this gateway answers")
 
     def trim(self) -> None:

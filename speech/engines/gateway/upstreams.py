@@ -83,7 +83,7 @@ class Upstream:
                 raise Unsuitable(f"has become another: {difference}")
             self.is_up = True
             logger.info("the upstream {} is back", self.url)
-        except (TTSError, Unsuitable) as error:
+        except Exception as error:
             self.failed(error)
         finally:
             self._probe = None

@@ -65,7 +65,6 @@ class KokoroEngine:
             sampling=False,
             grain="sentence",
             parallel=1,
-            rests=True,
             notes=(
                 "English only.",
                 "A recording in context decides its speaker's voice by approximate match; its words change nothing.",

@@ -27,6 +27,7 @@ from server.app import create_app
 from server.doors.websocket import connection
 from server.doors.websocket.messages import MESSAGES
 from speech.engines.hibari import HibariEngine
+from speech.errors import CallerLeft
 from speech.service import Service
 from speech.settings import Settings
 from tests import ears
@@ -160,6 +161,25 @@ def test_a_text_that_stalls_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         assert json.loads(message["text"])["text"] == "This is said. And this was"
         assert (service.gate.speaking, service.gate.waiting) == (0, 0)
+
+
+def test_a_listener_who_took_nothing_for_too_long_is_told_and_not_left_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stalled(self: connection.Connection, turn: object, piece: object) -> None:
+        raise CallerLeft
+
+    monkeypatch.setattr(connection.Connection, "_deliver", stalled)
+    configured = Settings(engine="hibari")
+    service = Service(HibariEngine(), configured)
+    service.start()
+    with TestClient(create_app(service, configured)) as http, http.websocket_connect("/ws") as socket:
+        socket.send_json({"type": "text", "text": "Is anybody there? "})
+        socket.send_json({"type": "end"})
+        while (message := socket.receive())["type"] != "websocket.close":
+            pass
+        assert (message["code"], message["reason"]) == (1008, "what was sent was not taken in time")
+    assert (service.gate.speaking, service.gate.waiting) == (0, 0)
 
 
 def test_utterances_come_one_after_the_other(hibari: Served) -> None:
