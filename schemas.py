@@ -19,6 +19,9 @@ ResponseFormat = Literal["wav", "flac", "mp3", "opus", "aac", "pcm"]
 
 MAX_NAME_CHARS = 80
 """Of a field that an error names."""
+SPEED = (0.25, 4.0)
+"""The least and the greatest pace."""
+
 MAX_TEXT_CHARS = 10_000
 MAX_CONTEXT_SEGMENTS = 16
 MAX_TURNS = 50
@@ -75,7 +78,7 @@ class Sampling(Model):
         0.9, ge=0, le=2, allow_inf_nan=False, description="0 takes the likeliest code each time; higher varies more."
     )
     top_k: int = Field(50, ge=1, le=2048, description="How many of the likeliest codes are drawn from.")
-    speed: float = Field(1, ge=0.25, le=4, allow_inf_nan=False, description="The pace: 2 is twice as fast.")
+    speed: float = Field(1, ge=SPEED[0], le=SPEED[1], allow_inf_nan=False, description="The pace: 2 is twice as fast.")
     response_format: ResponseFormat = Field("wav", description="pcm is 16-bit, mono, little-endian, headerless.")
 
 

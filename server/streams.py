@@ -25,7 +25,8 @@ LISTENER_S = 60.0
 
 
 class Backlog:
-    """How much is waiting for all listeners together, in bytes; at the bound, engines wait."""
+    """How much is waiting for all listeners together, in bytes; at the bound, those for whom it waits are not spoken to
+    any further."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -37,12 +38,18 @@ class Backlog:
         return self._held
 
     def add(self, nbytes: int, caller: Caller) -> None:
-        """Count `nbytes` more; waits while there is no room. Raises CallerLeft."""
-        with caller.when_gone(self._wake), self._changed:
-            while self._held and self._held + nbytes > self._max_bytes and not caller.gone:
-                self._changed.wait()
+        """Count `nbytes` more, room or not: whoever makes sound has the engine's turn. Raises CallerLeft."""
+        with self._changed:
             caller.check()
             self._held += nbytes
+
+    def wait_for_room(self, caller: Caller, holds: Callable[[], bool]) -> None:
+        """Wait while there is none and some of what waits is the caller's own, which `holds` says. Raises
+        CallerLeft."""
+        with caller.when_gone(self._wake), self._changed:
+            while holds() and self._held >= self._max_bytes and not caller.gone:
+                self._changed.wait()
+        caller.check()
 
     def remove(self, nbytes: int) -> None:
         with self._changed:
@@ -121,6 +128,10 @@ class Pump(Generic[T]):
                 raise self._error
         finally:
             await self.aclose()
+
+    def wait_for_room(self) -> None:
+        """From the thread, where no turn is held. Raises CallerLeft."""
+        self._backlog.wait_for_room(self._caller, lambda: bool(self._ready))
 
     async def aclose(self) -> None:
         """Stop the work, and forget what nobody will hear."""

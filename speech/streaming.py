@@ -72,6 +72,7 @@ class Speaking:
 
     truncated: whether the limit cut something off; known at the end, as are duration_ms (of the sound) and voices.
     spoken: the texts of the parts begun, with the milliseconds of sound before each. account: what it took and gave.
+    before_part: is called before each part but the first, with no turn held: whoever hands the sound on may wait there.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Speaking:
         self.voices: dict[str, None] = {}
         self.spoken: list[tuple[str, float]] = []
         self.line: Line
+        self.before_part: Callable[[], None] = lambda: None
         self._service = service
         self._first: Audio | None = None
         self._remember = remember
@@ -148,6 +150,8 @@ class Speaking:
                 if number and self.duration_ms >= self.line.max_duration_ms:
                     self.account.truncated = True
                     break
+                if number:
+                    self.before_part()
                 needed_s = self.account.part() if number else None
                 with place.turn(needed_s):
                     if not number:

@@ -51,7 +51,7 @@ def asked(*upstreams: FakeUpstream) -> list[int]:
 def test_the_gateway_is_what_its_upstreams_are(upstreams: Two, gateway: Gateway) -> None:
     info = gateway(*upstreams, slots=3).info
     assert (info.name, info.model, info.context, info.grain) == ("csm", "a model", "conversation", "frame")
-    assert (info.sample_rate_hz, info.speed, info.parallel) == (RATE_HZ, (1.0, 1.0), 6)
+    assert (info.sample_rate_hz, info.speed, info.parallel) == (RATE_HZ, (0.25, 4.0), 6)
     assert info.notes[0] == "Speaks."
     assert asked(*upstreams) == [0, 0], "nothing is spoken to find out"
 

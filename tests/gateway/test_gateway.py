@@ -76,6 +76,8 @@ def test_health_tells_who_speaks(gateway: Served) -> None:
     [
         ("/speak", {"text": TEXT}),
         ("/speak", {"text": TEXT, "response_format": "flac", "max_duration_ms": 1500}),
+        ("/speak", {"text": f"{TEXT}. " * 40, "speed": 4, "max_duration_ms": 90_000}),
+        ("/speak", {"text": TEXT, "speed": 1.3}),
         ("/conversation", {"turns": [{"speaker": 0, "text": "Ready?"}, {"speaker": 1, "text": "Yes."}]}),
         ("/contextual_speak", {"text": TEXT}),
         ("/quality_speak", {"text": TEXT}),

@@ -6,7 +6,8 @@ import base64
 import json
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -153,6 +154,28 @@ def test_a_listener_who_stops_reading_slows_nobody(hibari: Served) -> None:
     finally:
         for one in slow:
             one.close()
+
+
+def test_listeners_who_take_nothing_do_not_hold_the_engine(serve: Callable[..., Served]) -> None:
+    """More of their sound is made than is kept for all together."""
+    served = serve(engine="hibari", stream_buffer_mb="1")
+    body = json.dumps({"text": STORY * 30, "max_duration_ms": 90_000, "speed": 0.5, "stream_format": "audio"}).encode()
+    host, port = served.url.removeprefix("http://").split(":")
+    head = f"POST /stream_speak HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with ExitStack() as slow:
+        for _ in range(4):
+            one = slow.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect((host, int(port)))
+            one.sendall(head.encode() + body)
+        until_s, quiet = time.monotonic() + 60, 0
+        while quiet < 10:  # nothing more is made for them
+            health = served.http.get("/health").json()
+            quiet = quiet + 1 if (health["speaking"], health["queue_length"]) == (0, 4) else 0
+            assert time.monotonic() < until_s, health
+            time.sleep(0.02)
+        assert len(stream(served, text=STORY)) > 2 * 24_000 * 3
+    until_idle(served)
 
 
 class Faltering:

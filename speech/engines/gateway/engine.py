@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from loguru import logger
 
+import schemas
 from audio_utils import Audio
 from clients import APIStatusError, AsyncTTSClient, TTSError, UnreadableAnswer
 from speech.engines.base import Line, Load, Segment
@@ -95,6 +96,7 @@ class GatewayEngine:
             info,
             device=f"{info.device}, behind a gateway to {behind}",
             parallel=config.slots * count,
+            speed=schemas.SPEED,  # the upstream makes the pace: its limits are those of the sound at that pace
             notes=(*info.notes, f"Spoken by {behind} behind this gateway."),
         )
 
