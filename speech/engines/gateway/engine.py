@@ -184,6 +184,7 @@ class GatewayEngine:
                         again.add(upstream)  # it may have closed an idle connection as we took it up again
                         continue
                     if not failures.is_alive(error):
+                        logger.warning("the upstream {} did not say a line: {}", upstream.url, error)
                         upstream.failed(error)
                     tried.add(upstream)
         raise failures.told(last, retry_after_s=max(1.0, self._upstreams.soonest_s()))
