@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     speaker.add_argument("--voice", metavar="NAME", help="one that the server has, in place of the speaker's own")
 
     output = _Parser(add_help=False)
-    output.add_argument("-o", "--output", metavar="FILE", help="- for stdout")
+    output.add_argument("-o", "--output", "--save", metavar="FILE", help="- for stdout")
     output.add_argument("--play", action="store_true", help="play it with ffplay, aplay, afplay or paplay")
 
     parser = _Parser(prog=_program(), description="Speech from a Duologue server.")

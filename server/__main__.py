@@ -71,6 +71,7 @@ def main() -> None:
         limit_concurrency=settings.connections,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_max_queue=2,
+        ws_per_message_deflate=False,  # sound as PCM takes long to compress and hardly shrinks
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=round(settings.shutdown_s),
@@ -141,6 +142,7 @@ class Announcing(uvicorn.Server):
         self._wyoming = wyoming
         self._shutdown_s = settings.shutdown_s
         self._drain_s = settings.drain_s
+        self._asks_for_key = settings.keys_file is not None
         self._tell = logger.info if settings.log_format == "json" else _print
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -161,11 +163,12 @@ class Announcing(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         engine = self._service.engine
+        key = ' -H "Authorization: Bearer $DUOLOGUE_API_KEY"' if self._asks_for_key else ""
         voices = [f"speaker {number} is {engine.voice_of(Line('', speaker=number))}" for number in (0, 1)]
         self._tell(
             f"Duologue listens on {url} and speaks with {engine.info.model} on {engine.info.device}"
             f"{', '.join(['', *voices]) if engine.info.voices else ''}. Try:\n"
-            f"  curl -s {url}/speak -H 'Content-Type: application/json' "
+            f"  curl -s {url}/speak{key} -H 'Content-Type: application/json' "
             """-d '{"text": "Hello. Nice to meet you."}' -o hello.wav"""
             + (f"\nHome Assistant finds it at {self._wyoming.url} (Wyoming)" if self._wyoming else "")
         )

@@ -91,6 +91,7 @@ class Desk:
         }
         if speaking.voice:
             headers["X-Voice"] = speaking.voice
+            headers["X-Voice-Match"] = "exact" if speaking.voice in speaking.info.voices else "approximate"
         return Streamed(self, speaking, pieces(speaking), media_type, headers)
 
 
@@ -112,6 +113,7 @@ class Streamed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._speaking.caller
         pump = Pump(self._pieces, caller, self._desk.backlog, len, self._desk.threads)
+        self._speaking.before_part = pump.wait_for_room
         watch = asyncio.create_task(watch_for_end(receive, caller))
         try:
             await sent(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})

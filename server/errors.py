@@ -6,6 +6,7 @@ Knows nothing of what went wrong; status, code and words come from speech/errors
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Response
@@ -16,6 +17,7 @@ from speech.errors import SpeechError, to_http
 
 OPENAI_PATHS = "/v1/"
 
+_NOTHING_HERE = "there is nothing at this path; /docs lists what there is"
 _UNFORESEEN = "something failed on the server; its log says what"
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _OPENAI_CODES = {"unauthorised": "invalid_api_key", "rate_limited": "rate_limit_exceeded"}
@@ -47,5 +49,7 @@ def _told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         return to_http(error)
     if isinstance(error, HTTPException):
         code = "not_found" if error.status_code == 404 else "http_error"
-        return error.status_code, {"detail": error.detail, "code": code, "field": None}, dict(error.headers or {})
+        bare = error.detail == HTTPStatus.NOT_FOUND.phrase  # as the router says it, where no path fits
+        detail = _NOTHING_HERE if bare else error.detail
+        return error.status_code, {"detail": detail, "code": code, "field": None}, dict(error.headers or {})
     return 500, {"detail": _UNFORESEEN, "code": "internal", "field": None}, {}

@@ -206,22 +206,28 @@ class Utterance:
         """What a listener has heard who has played so much of it, to the word, as far as can be told from the
         letters; and the rest, with what was never spoken."""
         played_ms = max(0.0, min(played_ms, self._delivered_ms))
-        parts = list(self.speaking.spoken) if self.speaking else [(text, 0.0) for text in self._taken]
-        made_ms = self.speaking.duration_ms if self.speaking else 0.0
+        parts = list(self.speaking.spoken) if self.speaking else []
+        with self._changed:
+            begun = len(self._taken)
+            unsaid = [*self._taken[len(parts) :], *self._waiting, self._feed.held.strip()]
         spoken, unspoken = [], []
         for index, (text, start_ms) in enumerate(parts):
-            last = index + 1 == len(parts)
-            # The last part may still be in the making: it lasts at least as long as its letters do.
-            end_ms = parts[index + 1][1] if not last else made_ms
-            if last and not self._made:
-                end_ms = max(end_ms, start_ms + expected_ms(text))
+            end_ms = parts[index + 1][1] if index + 1 < len(parts) else self._end_ms(text, start_ms, begun > len(parts))
             share = (played_ms - start_ms) / max(1.0, end_ms - start_ms)
             heard, left = _words_within(text, share)
             spoken += [heard] if heard else []
             unspoken += [left] if left else []
-        with self._changed:
-            unspoken += [*self._waiting, *([held] if (held := self._feed.held.strip()) else [])]
-        return Progress(played_ms, " ".join(spoken), " ".join(unspoken))
+        return Progress(played_ms, " ".join(spoken), " ".join(filter(None, [*unspoken, *unsaid])))
+
+    def _end_ms(self, text: str, start_ms: float, followed: bool) -> float:
+        """When `text`, the last part begun, is over. followed: whether a further one was to be said next."""
+        assert self.speaking is not None
+        made_ms = self.speaking.duration_ms
+        cut = self.speaking.truncated and not followed  # else the limit fell between the two
+        if self._made and not cut:
+            return made_ms
+        # It is in the making, or would have gone on: it lasts at least as long as its letters do.
+        return max(made_ms + cut, start_ms + expected_ms(text) / self.request.speed)
 
     def segment(self, progress: Progress) -> Segment | None:
         """What was heard of it, to be remembered; None where that is nothing."""

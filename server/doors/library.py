@@ -91,7 +91,10 @@ def router(desk: Desk) -> APIRouter:
         return await desk.reply(request, functools.partial(_speak, service, wanted))
 
     async def analyze(request: Request) -> dict[str, Any]:
-        raw = dict(request.query_params) or await desk.json(request)
+        raw: Any = dict(request.query_params)
+        if "text" not in raw:
+            body = await desk.json(request)
+            raw = raw | body if isinstance(body, dict) else body
         wanted = schemas.parse(AnalyzeRequest, raw)
         return await desk.run(request, lambda _: _analysis(service, wanted, tally.rtf))
 

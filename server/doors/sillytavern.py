@@ -189,6 +189,12 @@ def _voices(service: Service) -> list[Voice]:
     return [voice for voice in service.voices.all() if voice.kind != "alias"]
 
 
+def _voice_name(service: Service, speaker_wav: str) -> str:
+    """The voice that is meant: .wav is the ending of a file, unless a voice is called so."""
+    known = {name.lower() for voice in service.voices.all() for name in (voice.id, voice.name)}
+    return speaker_wav if speaker_wav.lower() in known else speaker_wav.removesuffix(".wav")
+
+
 def _sample(service: Service, samples: AudioCache[Reply], voice: Voice, caller: Caller) -> Reply:
     """The sample of `voice`, from those that were made before where it is there."""
     kept = samples.get(voice.id)
@@ -211,7 +217,7 @@ def _open(
     language = (wanted.language or info.languages[0]).lower()
     if language not in info.languages and language.split("-")[0] not in info.languages:
         raise InvalidInput("language", "is not spoken here", f"ask for one of {', '.join(info.languages)}")
-    name = (wanted.speaker_wav or "").removesuffix(".wav")
+    name = _voice_name(service, wanted.speaker_wav or "")
     text = wanted.text.replace("*", "")  # around what somebody does in a chat
     parts = parts_of(text, info, max_chars=None if settings.enable_text_splitting else info.max_text_chars)
 

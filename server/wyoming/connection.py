@@ -199,7 +199,7 @@ class Connection:
     async def _say(self, data: dict[str, Any]) -> None:
         turn = await self._begin(Synthesize, data)
         if not turn.error:
-            turn.add(data["text"])
+            turn.add(schemas.parse(Synthesize, data).text)
         turn.end()
 
     async def _begin(self, model: type[SynthesizeStart], data: dict[str, Any]) -> Turn:

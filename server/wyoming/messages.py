@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 import schemas
 from speech.errors import InvalidInput
 
 MAX_DURATION_MS = 15 * 60_000
+
+
+def _whole(value: Any) -> Any:
+    """A text without what is half a character: JSON can hold it, but nobody can say it or write it down."""
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore") if isinstance(value, str) else value
+
+
+Whole = BeforeValidator(_whole)
 
 
 class Manner(schemas.UtteranceRequest):
@@ -50,7 +58,7 @@ class SynthesizeStart(schemas.Model):
 class Synthesize(SynthesizeStart):
     """Say `text`."""
 
-    text: schemas.Text
+    text: Annotated[schemas.Text, Whole]
 
 
 class SynthesizeChunk(schemas.Model):
@@ -58,7 +66,7 @@ class SynthesizeChunk(schemas.Model):
 
     model_config = ConfigDict(extra="ignore")
 
-    text: str
+    text: Annotated[str, Whole]
 
 
 def check_language(choice: Choice | None, languages: tuple[str, ...]) -> None:

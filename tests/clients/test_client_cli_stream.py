@@ -68,6 +68,12 @@ def test_saved_as_it_comes_a_wav_is_whole(cli: Any, server: Any, tmp_path: Path)
         assert (file.getnframes(), file.readframes(999)) == (240, SAMPLES)
 
 
+def test_save_is_another_name_of_output(cli: Any, tmp_path: Path) -> None:
+    done = cli("speak", "Saved.", "--stream", "--save", "x.wav")
+    assert (done.returncode, done.stderr.decode().splitlines()[1:]) == (0, ["x.wav: 524 bytes, audio/x, seed 7"])
+    assert (tmp_path / "x.wav").stat().st_size == 524
+
+
 def test_to_stdout_it_is_as_it_came(cli: Any) -> None:
     done = cli("speak", "Hello", "--stream", "-o", "-")
     assert (done.returncode, done.stdout[:8], done.stdout[44:]) == (0, b"RIFF\xff\xff\xff\xff", SAMPLES)

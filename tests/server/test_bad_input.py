@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from starlette.exceptions import HTTPException
 
+from server.errors import error_response
 from speech.operations import OPERATIONS
-from tests.conftest import Served
+from tests.conftest import ROOT, Served
 
 
 def wav_b64(seconds: float, level: float = 0.3, rate_hz: int = 16_000) -> str:
@@ -200,7 +203,19 @@ def test_head_answers_as_get_without_a_body(hibari: Served) -> None:
     assert hibari.http.head("/speak").status_code == 405
 
 
+@pytest.mark.parametrize("status", [403, 404, 405, 431])
+def test_errors_that_are_not_of_speech_are_in_the_reference(status: int) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    code = json.loads(error_response("/speak", HTTPException(status)).body)["code"]
+    assert f"| {status} | `{code}` |" in page
+
+
 def test_an_unknown_path_and_a_wrong_method(hibari: Served) -> None:
     assert hibari.http.get("/nothing").status_code == 404
-    assert hibari.http.get("/speak").status_code == 405
-    assert set(hibari.http.get("/nothing").json()) == {"detail", "code", "field"}
+    wrong = hibari.http.get("/speak")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    words = "there is nothing at this path; /docs lists what there is"
+    assert hibari.http.get("/nothing").json() == {"detail": words, "code": "not_found", "field": None}
+    error = hibari.http.get("/v1/nothing").json()["error"]
+    assert error == {"message": words, "type": "invalid_request_error", "param": None, "code": "not_found"}
+    assert "no such model" in hibari.http.get("/v1/models/none").json()["error"]["message"]

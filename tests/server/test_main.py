@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server import keys
 from server.__main__ import _bind
 from tests.conftest import ROOT
 
@@ -71,6 +72,21 @@ def test_the_address_told_can_be_pasted(tmp_path: Path) -> None:
         url = told.split("listens on ")[1].split()[0]
         assert f"curl -s {url}/speak" in told
         assert health(process, url) == "ready"
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_command_told_works_where_keys_are_asked_and_where_none_are(tmp_path: Path, guarded: bool) -> None:
+    key = keys.add(tmp_path / "keys.json", "ann")
+    asked = {"keys_file": str(tmp_path / "keys.json")} if guarded else {}
+    with started(tmp_path / "log", subprocess.PIPE, engine="hibari", port="0", **asked) as process:
+        assert process.stdout
+        process.stdout.readline()
+        command = process.stdout.readline().decode()
+        env = os.environ | ({"DUOLOGUE_API_KEY": key} if guarded else {})
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "hello.wav").read_bytes()[:4] == b"RIFF"
+    assert ("Authorization" in command) is guarded
+    assert key not in command
 
 
 def test_a_port_that_is_taken_is_told_in_a_line(tmp_path: Path) -> None:

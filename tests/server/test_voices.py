@@ -37,6 +37,24 @@ def test_a_clone_is_nearer_to_the_recording_than_the_usual_voices(
     assert ears.word_error_rate(TEXT, clone) <= 0.10
 
 
+@pytest.mark.parametrize("stream_format", ["sse", "audio"])
+def test_a_stream_tells_whether_its_voice_was_matched(kokoro: Served, stream_format: str) -> None:
+    def told(**body: object) -> str:
+        response = kokoro.speak("/stream_speak", text="Hello.", speaker=0, stream_format=stream_format, **body)
+        return response.headers["x-voice-match"]
+
+    assert told() == told(voice="bf_emma") == "exact"
+    assert told(context=[{"text": "Some words.", "speaker": 0, "audio_b64": b64(WOMAN)}]) == "approximate"
+
+
+@pytest.mark.parametrize("path", ["/speak", "/stream_speak", "/contextual_speak", "/quality_speak", "/cached_speak"])
+def test_every_header_of_an_answer_is_in_the_reference(hibari: Served, path: str) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8").lower()
+    sent = [name for name in hibari.speak(path, text="Hello.").headers if name.startswith("x-")]
+    known = {"x-accel-buffering"}  # for nginx, and not for callers
+    assert [name for name in sent if name not in known and f"`{name}`" not in page] == []
+
+
 def test_context_decides_the_voice_of_its_own_speaker_only(kokoro: Served, stock: dict[int, Audio]) -> None:
     context = [{"text": "Some words.", "speaker": 1, "audio_b64": b64(WOMAN)}]
     other = kokoro.speak(text=TEXT, speaker=0, context=context)

@@ -227,6 +227,31 @@ def test_a_text_that_will_not_do_is_answered_and_the_connection_goes_on(served: 
     assert "Wyoming: invalid_input: voice.name: is not a voice here" in log  # Home Assistant shows nobody the error
 
 
+def test_half_a_character_is_not_spoken_and_ends_nothing(served: Server) -> None:
+    start, stop = b'{"type": "synthesize-start", "data": {}}\n', b'{"type": "synthesize-stop"}\n'
+    chunk = b'{"type": "synthesize-chunk", "data": {"text": %s}}\n'
+
+    async def ask(client: Assistant) -> None:
+        async def said(*events: bytes, last: str = "synthesize-stopped") -> Answer:
+            client._writer.write(b"".join(events))  # type: ignore[union-attr]  # the package's client cannot send it
+            return await client.until(last)
+
+        whole = await said(start, chunk % b'"Hello there."', stop)
+        assert whole.types == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
+        halves = (b'"Hello \\ud83d there."', b'"Hello there.\\ude00"', b'"Hello there.\\ud83d"')
+        for text in halves:
+            answer = await said(start, chunk % text, stop)
+            assert answer.types == whole.types
+            assert answer.audio.duration_ms == pytest.approx(whole.audio.duration_ms, rel=0.05)
+            answer = await said(b'{"type": "synthesize", "data": {"text": %s}}\n' % text, last="audio-stop")
+            assert answer.types == ["audio-start", "audio-chunk", "audio-stop"]
+            assert answer.audio.duration_ms == pytest.approx(whole.audio.duration_ms, rel=0.05)
+        nothing = await said(start, chunk % b'"\\ud83d"', stop)
+        assert nothing.types == ["audio-start", "audio-stop", "synthesize-stopped"]
+
+    served.with_assistant(ask)
+
+
 def test_what_breaks_off_is_not_ended_as_if_it_were_whole(served: Server) -> None:
     answer = served.with_assistant(
         lambda client: client.streamed("Hello, this is said first. ", "你好。 ", "And this?")

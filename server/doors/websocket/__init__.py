@@ -10,6 +10,7 @@ from fastapi import APIRouter, WebSocket
 
 from server.desk import Desk
 from server.doors.websocket.connection import Connection
+from server.doors.websocket.turn import Places
 
 PATH = "/ws"
 MAX_CONNECTIONS = 1000
@@ -19,6 +20,8 @@ TRY_AGAIN_LATER = 1013
 def router(desk: Desk) -> APIRouter:
     routes = APIRouter()
     open_connections: set[Connection] = set()
+    parallel = desk.service.engine.info.parallel
+    places = Places(max(parallel, (parallel + desk.settings.queue) // 2))
 
     @routes.websocket(PATH)
     async def talk(socket: WebSocket) -> None:
@@ -26,7 +29,7 @@ def router(desk: Desk) -> APIRouter:
         if len(open_connections) >= MAX_CONNECTIONS:
             await socket.close(TRY_AGAIN_LATER, "too many connections; try again later")
             return
-        connection = Connection(desk, socket)
+        connection = Connection(desk, socket, places)
         open_connections.add(connection)
         try:
             await connection.serve()

@@ -19,12 +19,13 @@ from pybase64 import b64encode
 from audio_utils import MEDIA_TYPES
 from server.desk import Desk
 from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
-from server.doors.websocket.turn import Turn
+from server.doors.websocket.turn import Places, Turn
 from server.guard import GRANT
 from server.streams import LISTENER_S, Pump, opened
 from speech.engines.base import Segment
 from speech.errors import Busy, CallerLeft, InvalidInput, SpeechError, to_http
 from speech.sessions import KEPT_SEGMENTS
+from speech.streaming import Speaking
 from speech.utterance import Piece, Utterance
 
 IDLE_S = 0.25
@@ -43,19 +44,21 @@ POLICY, INTERNAL = 1008, 1011
 """Close codes: the rules were not kept; something failed here."""
 
 MAX_MISTAKES = 100
-"""A connection that has sent so many messages that will not do is closed."""
+"""A connection that has sent so many messages that will not do, one after the other, is closed."""
 
 
 class Connection:
     """One WebSocket: a reader that never waits for the speaking, and a speaker that takes turn after turn."""
 
-    def __init__(self, desk: Desk, socket: WebSocket) -> None:
+    def __init__(self, desk: Desk, socket: WebSocket, places: Places) -> None:
         self._desk = desk
         self._socket = socket
+        self._places = places
         self._start = Start.model_validate({"type": "start"})
         self._session_id = uuid.uuid4().hex
         self._memory: list[Segment] = []
         self._current: Turn | None = None
+        self._refused: str | None = None  # over already, and still being written: its rest is dropped
         self._next_id: str | None = None
         self._count = 0
         self._turns: asyncio.Queue[Turn] = asyncio.Queue()
@@ -104,19 +107,22 @@ class Connection:
             except SpeechError as error:
                 if isinstance(error, CallerLeft):
                     raise
-                await self._tell_error(error, self._current)
+                await self._tell_error(error, self._current.id if self._current else None)
                 self._mistakes += isinstance(error, InvalidInput)
                 if self._mistakes >= MAX_MISTAKES:
                     await self._socket.close(POLICY, "too many messages that will not do")
                     return
+            else:
+                self._mistakes = 0
 
     async def _take(self, raw: str | None) -> None:
         match parsed(raw):
             case Start() as start:
                 await self._begin_with(start)
+            case Text(text=""):
+                pass
             case Text(text=text):
-                self._writing().utterance.add(text)
-                self._wait_for_more()
+                await self._write(text)
             case Flush() if self._current:
                 self._current.utterance.flush()
             case End():
@@ -137,21 +143,39 @@ class Connection:
             self._session_id = start.session_id
             self._memory = list(self._desk.service.sessions.recall(start.session_id))
 
-    def _writing(self) -> Turn:
-        """The utterance that text goes to; a new one where the last was ended."""
+    async def _write(self, text: str) -> None:
+        """Add `text` to the utterance that is being written; to a new one where the last was ended."""
+        self._wait_for_more()
+        if self._refused:  # without its head, the rest would be spoken as something that nobody wrote
+            return
         if self._current is None:
-            if len(self._open) >= MAX_WAITING:
-                raise Busy(f"{MAX_WAITING} utterances are waiting on this connection; send more later", field="text")
-            if grant := self._socket.scope.get(GRANT):
-                grant.spend()
             self._count += 1
-            id = self._next_id or f"u{self._count}"
-            self._next_id = None
-            utterance = Utterance(self._desk.service, self._start, lambda: tuple(self._memory[-KEPT_SEGMENTS:]))
-            self._current = Turn(id, utterance, self._start.audio)
-            self._open.append(self._current)
-            self._turns.put_nowait(self._current)
-        return self._current
+            id, self._next_id = self._next_id or f"u{self._count}", None
+            try:
+                self._current = self._admitted(id)
+            except SpeechError as error:
+                self._refused = id
+                await self._tell_error(error, id, unspoken_text=text)
+                return
+        self._current.utterance.add(text)
+
+    def _admitted(self, id: str) -> Turn:
+        """A new utterance, which waits to be spoken. Raises Busy, RateLimited or Unauthorised."""
+        if len(self._open) >= MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} utterances are waiting on this connection; send more later", field="text")
+        if grant := self._socket.scope.get(GRANT):
+            grant.spend()
+        utterance = Utterance(self._desk.service, self._start, lambda: tuple(self._memory[-KEPT_SEGMENTS:]))
+        turn = Turn(id, utterance, self._start.audio)
+        self._open.append(turn)
+        self._turns.put_nowait(turn)
+        return turn
+
+    def _drop_rest(self, turn: Turn) -> None:
+        """Nothing more of `turn` is spoken, whatever is written of it still."""
+        turn.utterance.end()
+        if self._current is turn:
+            self._current, self._refused = None, turn.id
 
     def _wait_for_more(self) -> None:
         if self._idle:
@@ -162,9 +186,11 @@ class Connection:
         if self._current:
             self._current.utterance.settle()
             self._current.look()
+        if self._current or self._refused:
             self._idle = asyncio.get_running_loop().call_later(STALLED_S, self._end)
 
     def _end(self) -> None:
+        self._refused = None
         if self._current:
             self._current.utterance.end()
             self._current.ready.set()
@@ -173,12 +199,14 @@ class Connection:
     async def _cancel(self, cancel: Cancel) -> None:
         """Stop whatever is spoken or waits to be, and whatever is played still; each is reported, in order."""
         now_s = time.monotonic()
-        self._end()
         playing = [turn for turn in self._playing if turn.ends_s > now_s or turn.id == cancel.utterance]
         stopped = [*playing, *self._open]
         named = [turn for turn in stopped if turn.id == cancel.utterance] if cancel.utterance else stopped[:1]
         if cancel.utterance and not named:
+            if cancel.utterance == self._refused:
+                self._end()
             raise InvalidInput("utterance", "is not being spoken", "name one that is, or none")
+        self._end()
         for turn in stopped:
             if cancel.played_ms is not None:  # those before the named one were heard whole, those after not at all
                 before = stopped.index(turn) < stopped.index(named[0])
@@ -213,10 +241,9 @@ class Connection:
                     return
                 await self._report(turn)
             except SpeechError as error:
-                await self._tell_error(error, turn, unspoken_text=turn.progress().unspoken_text)
-                turn.utterance.end()
-                if self._current is turn:
-                    self._current = None
+                unspoken_text = turn.progress().unspoken_text
+                self._drop_rest(turn)
+                await self._tell_error(error, turn.id, unspoken_text=unspoken_text)
             except Exception:
                 await self._failed()
                 return
@@ -227,8 +254,26 @@ class Connection:
         utterance = turn.utterance
         utterance.caller.check()
         if utterance.wordless:
-            await self._tell("done", utterance=turn.id, duration_ms=0, truncated=False, text="")
+            await self._tell("done", utterance=turn.id, duration_ms=0, truncated=False, text="", unspoken_text="")
             return
+        with self._places.one():
+            speaking = await self._sound(turn)
+        progress = turn.progress()
+        self._drop_rest(turn)  # at the limit, more of it may still be written
+        await self._tell(
+            "done",
+            utterance=turn.id,
+            duration_ms=round(utterance.duration_ms),
+            truncated=speaking.truncated,
+            first_audio_ms=round(speaking.first_audio_ms, 1),
+            text=progress.spoken_text,
+            unspoken_text=progress.unspoken_text,
+        )
+        self._keep(turn)
+
+    async def _sound(self, turn: Turn) -> Speaking:
+        """Have `turn` spoken, and send its sound."""
+        utterance = turn.utterance
         speaking = await opened(utterance.open, utterance.caller, self._desk.threads)
         pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, self._desk.backlog, len, self._desk.threads)
         try:
@@ -246,15 +291,7 @@ class Connection:
         finally:
             await pump.aclose()
             speaking.close()
-        await self._tell(
-            "done",
-            utterance=turn.id,
-            duration_ms=round(utterance.duration_ms),
-            truncated=speaking.truncated,
-            first_audio_ms=round(speaking.first_audio_ms, 1),
-            text=turn.progress().spoken_text,
-        )
-        self._keep(turn)
+        return speaking
 
     async def _deliver(self, turn: Turn, piece: Piece) -> None:
         turn.utterance.caller.check()
@@ -300,11 +337,11 @@ class Connection:
         with contextlib.suppress(RuntimeError):  # closed already
             await self._socket.close(INTERNAL, "something failed on the server; its log says what")
 
-    async def _tell_error(self, error: SpeechError, turn: Turn | None, **more: Any) -> None:
+    async def _tell_error(self, error: SpeechError, utterance: str | None, **more: Any) -> None:
         _, body, headers = to_http(error)
         if "Retry-After" in headers:
             more["retry_after_s"] = int(headers["Retry-After"])
-        await self._tell("error", utterance=turn.id if turn else None, **body, **more)
+        await self._tell("error", utterance=utterance, **body, **more)
 
     async def _tell(self, type: str, **fields: Any) -> None:
         text = json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 import schemas
+from server import bodies
 from speech.errors import InvalidInput
+
+
+def whole_characters(text: Any) -> Any:
+    """`text` without halves of characters, which writers in JavaScript make where they cut it; as it is, if it is no
+    text. No letter of everyday writing has halves; emoji do, and nobody speaks them."""
+    if not isinstance(text, str):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
 
 
 class Start(schemas.UtteranceRequest):
@@ -21,10 +30,10 @@ class Start(schemas.UtteranceRequest):
 
 
 class Text(schemas.Model):
-    """More text, cut anywhere."""
+    """More text, cut anywhere. May be empty: the first piece of a language model's answer often is."""
 
     type: Literal["text"]
-    text: Annotated[str, Field(min_length=1, max_length=schemas.MAX_TEXT_CHARS)]
+    text: Annotated[str, Field(max_length=schemas.MAX_TEXT_CHARS), BeforeValidator(whole_characters)]
 
 
 class Flush(schemas.Model):
@@ -67,6 +76,8 @@ def parsed(raw: str | None) -> schemas.Model:
     """A message. Raises InvalidInput for one that will not do."""
     if raw is None:
         raise InvalidInput("message", "is binary", "send JSON, as text frames")
+    if bodies.has_too_many_values(raw.encode("utf-8", "replace")):
+        raise InvalidInput("message", "holds more values than any message does", "send the fields of one message")
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError):

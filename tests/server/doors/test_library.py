@@ -53,6 +53,23 @@ def test_a_text_may_come_in_the_query_as_the_replaced_server_took_it(hibari: Ser
     assert hibari.http.post("/analyze", params=wanted).json()["num_chunks"] == 2
 
 
+def test_what_the_query_leaves_out_is_taken_from_the_body(hibari: Served) -> None:
+    text = "One sentence here. And another one there."
+    told = hibari.http.post("/analyze", params={"chunk_size": 25}, json={"text": text})
+    assert told.json() == hibari.http.post("/analyze", json={"text": text, "chunk_size": 25}).json()
+    both = {"text": text, "chunk_size": 120}
+    assert hibari.http.post("/analyze", params={"chunk_size": 25}, json=both).json()["num_chunks"] == 1
+    assert hibari.http.post("/analyze", params={"text": "One."}, json=both).json()["chunks"] == ["One."]
+
+
+@pytest.mark.parametrize("body", ["", "7", '"Hi."', '["Hi."]', "null", "{"])
+def test_beside_a_query_a_body_that_is_no_object_is_refused(hibari: Served, body: str) -> None:
+    response = hibari.http.post("/analyze", params={"chunk_size": 25}, content=body)
+    assert response.status_code == 400
+    assert response.json()["field"] in ("body", "text")
+    assert "send a JSON object" in response.json()["detail"]
+
+
 def test_without_chunking_pieces_end_at_tags_only(hibari: Served) -> None:
     told = hibari.speak("/analyze", text=SCRIPT, enable_chunking=False).json()
     assert told["speakers"] == [0, 1]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests import ears
-from tests.conftest import Served
+from tests.conftest import ROOT, Served
 from tests.server.conftest import Guarded
 
 TEXT = "The train to Paris leaves at noon."
@@ -152,6 +152,21 @@ def test_a_bad_field_is_named(hibari: Served, field: str, change: dict[str, Any]
         assert response.status_code == 400
         assert response.json()["field"] == field
         assert "etc" not in response.json()["detail"]
+
+
+def test_a_voice_may_have_a_name_that_ends_as_a_file_s(kokoro: Served) -> None:
+    recording = (ROOT / "tests" / "data" / "recordings" / "psx__cards_m.wav").read_bytes()
+    form = {"data": {"name": "Jane.wav", "consent": "yes"}, "files": {"audio_sample": ("jane.wav", recording)}}
+    voice = kokoro.http.post("/v1/audio/voices", **form).raise_for_status().json()
+    try:
+        assert "Jane.wav" in kokoro.http.get("/speakers_list").json()
+        for name in ("Jane.wav", "jane.wav", "Jane.wav.wav", voice["id"], f"{voice['id']}.wav"):
+            for ask in (generated, streamed):
+                response = ask(kokoro.http, speaker_wav=name, text="Hello.")
+                assert response.status_code == 200, response.text
+                assert response.headers["x-voice"].startswith("match:")
+    finally:
+        kokoro.http.delete(f"/v1/audio/voices/{voice['id']}").raise_for_status()
 
 
 def test_a_stream_without_text(hibari: Served) -> None:
