@@ -19,7 +19,7 @@ from hibari.g2p import G2P
 from audio_utils import Audio, trim_silence
 from speech.engines.base import Line
 from speech.errors import InvalidInput
-from speech.text.split import breaths, clauses
+from speech.text.split import clauses, sentences
 
 SAMPLE_RATE_HZ = 24_000
 SPEAKERS = ("af_heart", "am_michael")
@@ -55,7 +55,7 @@ def _vocabulary() -> dict[str, int]:
 
 
 def phonemes(line: Line, *, british: bool) -> Iterator[str]:
-    """The line's text as phonemes, a string of at most `MAX_PHONEMES` a breath, each read when it is asked for.
+    """The line's text as phonemes, a string of at most `MAX_PHONEMES` a sentence, each read when it is asked for.
     Raises InvalidInput, at once, where there is none."""
     found = _phonemes(line, british)
     first = next(found, None)
@@ -68,7 +68,7 @@ def _phonemes(line: Line, british: bool) -> Iterator[str]:
     speak = phonemizer(british)
     text = unicodedata.normalize("NFC", line.text)  # else an accent that is a character of its own is read on its own
     text = "".join(map(_plain_digit, text))
-    for sentence in breaths(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0].replace(",", "")), text)):
+    for sentence in sentences(_LONG_NUMBER.sub(lambda digits: " ".join(digits[0].replace(",", "")), text)):
         for piece in clauses(sentence, MAX_SENTENCE_CHARS) if len(sentence) > MAX_SENTENCE_CHARS else [sentence]:
             line.caller.check()
             spoken = speak(piece)

@@ -9,32 +9,12 @@ import sentencex
 
 _SPEAKER_TAG = re.compile(r"\[S([12])\]", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+")
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’)]*$")
-
-SHORT_CHARS = 20
-"""A sentence under this is better said in one breath with its neighbour, where both have no more than..."""
-
-BREATH_CHARS = 80
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of an English `text`, in order, without surrounding space; none is empty or without a word."""
     pieces = (piece.strip() for line in text.splitlines() for piece in sentencex.segment("en", line))
     return [piece for piece in pieces if any(char.isalnum() for char in piece)]
-
-
-def breaths(text: str) -> list[str]:
-    """The sentences of `text`, a very short one together with the one before it or after: a voice that is given no
-    more than a word or two has no melody for it, and every beginning costs time."""
-    found: list[str] = []
-    for sentence in sentences(text):
-        before = found[-1] if found else ""
-        is_short = min(len(before), len(sentence)) < SHORT_CHARS
-        if is_short and _SENTENCE_END.search(before) and len(before) + 1 + len(sentence) <= BREATH_CHARS:
-            found[-1] = f"{before} {sentence}"
-        else:
-            found.append(sentence)
-    return found
 
 
 def clauses(sentence: str, max_chars: int) -> list[str]:
@@ -69,11 +49,11 @@ def passages(text: str) -> list[Passage]:
 
 def chunks(text: str, max_chars: int, *, pack: bool = True) -> list[Passage]:
     """`text` in pieces of at most `max_chars` characters, cut at speaker tags, else at sentences, and a sentence only
-    where it alone is longer. pack: several sentences may share a piece; else no more than a breath."""
+    where it alone is longer. pack: several short sentences may share a piece."""
     found: list[Passage] = []
     for passage in passages(text):
         begun = len(found)
-        for sentence in sentences(passage.text) if pack else breaths(passage.text):
+        for sentence in sentences(passage.text):
             for piece in clauses(sentence, max_chars) if len(sentence) > max_chars else [sentence]:
                 if pack and len(found) > begun and len(found[-1].text) + 1 + len(piece) <= max_chars:
                     found[-1] = Passage(f"{found[-1].text} {piece}", passage.speaker)

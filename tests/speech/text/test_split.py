@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.text.split import breaths, clauses, sentences
+from speech.text.split import clauses, sentences
 
 
 def test_abbreviations_do_not_end_a_sentence() -> None:
@@ -19,15 +19,6 @@ def test_abbreviations_do_not_end_a_sentence() -> None:
 
 def test_lines_end_sentences_and_bare_punctuation_is_none() -> None:
     assert sentences("One\n\n...\nTwo!\n - \n") == ["One", "Two!"]
-
-
-def test_a_very_short_sentence_is_said_in_one_breath_with_its_neighbour() -> None:
-    long = "Nobody had seen the keeper of the light since the storm came in from the sea last week."
-    assert breaths(f"Yes. I think so. {long}") == ["Yes. I think so.", long]
-    assert breaths("The lamp was out. Why? Nobody knew at all.") == ["The lamp was out. Why? Nobody knew at all."]
-    assert breaths("No. " * 30) == [("No. " * 20).strip(), ("No. " * 10).strip()]
-    assert breaths("A title\nAnd a line.") == ["A title", "And a line."], "no end of a sentence"
-    assert breaths("") == []
 
 
 @given(st.text(alphabet="ab ,;:—.", max_size=300), st.integers(1, 40))
