@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-4a40bea72a4f"
+RELEASE = "0.1.0-a32c4de56fbd"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -89,9 +89,7 @@ class Desk:
             "X-Seed": str(speaking.line.seed),
             "X-First-Audio-Ms": f"{speaking.first_audio_ms:.1f}",
         }
-        if speaking.voice:
-            headers["X-Voice"] = speaking.voice
-            headers["X-Voice-Match"] = "exact" if speaking.voice in speaking.info.voices else "approximate"
+        headers |= self.service.voice_headers([speaking.voice] if speaking.voice else [])
         return Streamed(self, speaking, pieces(speaking), media_type, headers)
 
 

@@ -222,9 +222,7 @@ def audio_reply(
         "X-Audio-Duration-Ms": str(round(take.audio.duration_ms)),
         "X-Truncated": str(take.truncated).lower(),
     }
-    if take.voices:
-        headers["X-Voice"] = ", ".join(take.voices)
-        headers["X-Voice-Match"] = "exact" if set(take.voices) <= set(service.engine.info.voices) else "approximate"
+    headers |= service.voice_headers(take.voices)
     return Reply(encode(take.audio, file_format), MEDIA_TYPES[file_format], headers | (told or {}))
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -254,6 +254,14 @@ class Service:
             return audio
         with _engine_errors():
             return self._watermark.mark(audio)
+
+    def voice_headers(self, voices: Collection[str]) -> dict[str, str]:
+        """What is told of the engine's own voices that spoke: their names, and whether any was matched to a
+        recording."""
+        if not voices:
+            return {}
+        match = "exact" if set(voices) <= set(self.engine.info.voices) else "approximate"
+        return {"X-Voice": ", ".join(voices), "X-Voice-Match": match}
 
     def health(self) -> dict[str, object]:
         """What /health tells."""
