@@ -111,9 +111,9 @@ def test_memory_does_not_grow(serve: Callable[..., Served]) -> None:
                 assert served.http.post("/speak", json=bad).status_code == 400
         return int(process.memory_info().rss)
 
-    after_50 = requests(50, 0)
-    after_500 = requests(450, 50)
-    assert after_500 <= 1.05 * after_50
+    after_200 = requests(200, 0)  # by then everything that is loaded on first use is there
+    after_500 = requests(300, 200)
+    assert after_500 <= 1.02 * after_200
 
 
 def test_sigterm_lets_running_requests_finish(serve: Callable[..., Served]) -> None:

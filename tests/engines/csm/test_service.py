@@ -179,6 +179,7 @@ def test_an_utterance_on_a_websocket_hears_those_before_it(http: TestClient) -> 
                 said.append(sound)
         return said
 
-    first, second = talk("First.", "Second.")
-    assert talk("First.", "Second.") == [first, second]
-    assert talk("Second.") != [second]
+    texts = "This is the first one.", "And the second."
+    first, second = talk(*texts)
+    assert talk(*texts) == [first, second]
+    assert talk(texts[1]) != [second]
