@@ -7,20 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 import schemas
 from speech.errors import InvalidInput
 
 MAX_DURATION_MS = 15 * 60_000
-
-
-def _whole(value: Any) -> Any:
-    """A text without what is half a character: JSON can hold it, but nobody can say it or write it down."""
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore") if isinstance(value, str) else value
-
-
-Whole = BeforeValidator(_whole)
 
 
 class Manner(schemas.UtteranceRequest):
@@ -58,7 +50,7 @@ class SynthesizeStart(schemas.Model):
 class Synthesize(SynthesizeStart):
     """Say `text`."""
 
-    text: Annotated[schemas.Text, Whole]
+    text: Annotated[schemas.Text, schemas.WHOLE_CHARACTERS]
 
 
 class SynthesizeChunk(schemas.Model):
@@ -66,7 +58,7 @@ class SynthesizeChunk(schemas.Model):
 
     model_config = ConfigDict(extra="ignore")
 
-    text: Annotated[str, Whole]
+    text: Annotated[str, schemas.WHOLE_CHARACTERS]
 
 
 def check_language(choice: Choice | None, languages: tuple[str, ...]) -> None:

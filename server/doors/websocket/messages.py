@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 import schemas
 from server import bodies
 from speech.errors import InvalidInput
-
-
-def whole_characters(text: Any) -> Any:
-    """`text` without halves of characters, which writers in JavaScript make where they cut it; as it is, if it is no
-    text. No letter of everyday writing has halves; emoji do, and nobody speaks them."""
-    if not isinstance(text, str):
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
 
 
 class Start(schemas.UtteranceRequest):
@@ -33,7 +25,7 @@ class Text(schemas.Model):
     """More text, cut anywhere. May be empty: the first piece of a language model's answer often is."""
 
     type: Literal["text"]
-    text: Annotated[str, Field(max_length=schemas.MAX_TEXT_CHARS), BeforeValidator(whole_characters)]
+    text: Annotated[str, Field(max_length=schemas.MAX_TEXT_CHARS), schemas.WHOLE_CHARACTERS]
 
 
 class Flush(schemas.Model):
