@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import anyio
@@ -21,7 +22,7 @@ from server import bodies
 from server.metrics import Metrics
 from server.streams import Backlog, Pump, sent
 from speech.caller import Caller
-from speech.errors import CallerLeft, NotReady, SpeechError
+from speech.errors import Busy, CallerLeft, NotReady, SpeechError
 from speech.reply import Reply
 from speech.service import Service
 from speech.settings import Settings
@@ -32,6 +33,28 @@ SPARE_THREADS = 8
 
 T = TypeVar("T")
 Open = Callable[[Caller], Speaking]
+
+
+class Places:
+    """Half of the places at the gate, for one door's texts that are spoken while they are written: one whose writer
+    pauses keeps its own, and must not keep every other door shut. texts: what they are called in a refusal."""
+
+    def __init__(self, service: Service, settings: Settings, texts: str) -> None:
+        parallel = service.engine.info.parallel
+        self._most = max(parallel, (parallel + settings.queue) // 2)
+        self._texts = texts
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """For one text. Raises Busy."""
+        if self._taken >= self._most:
+            raise Busy(f"{self._taken} {self._texts} are being spoken; try again later", retry_after_s=5)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class Desk:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from loguru import logger
 
-from server.desk import Desk
+from server.desk import Desk, Places
 from server.guard import Addresses
 from server.wyoming.connection import Connection
 from server.wyoming.frames import MAX_HEADER_BYTES
-from speech.errors import Busy
 
 MAX_CONNECTIONS = 64
 """Open at once. A further one takes the place of the one that has asked for nothing for longest."""
@@ -30,8 +27,7 @@ class Door:
     def __init__(self, desk: Desk, address: socket.socket) -> None:
         self.desk = desk
         self.addresses = Addresses(desk.settings.rate_per_minute)
-        self._max_speaking = max(1, (desk.service.engine.info.parallel + desk.settings.queue) // 2)
-        self._speaking = 0
+        self.places = Places(desk.service, desk.settings, "texts of Wyoming's clients")
         self._address = address
         self._server: asyncio.Server | None = None
         self._open: dict[Connection, asyncio.Task[None]] = {}
@@ -58,17 +54,6 @@ class Door:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """For one text, of those that Wyoming may take. Raises Busy."""
-        if self._speaking >= self._max_speaking:
-            raise Busy(f"{self._speaking} texts are being spoken for Wyoming's clients; try again later")
-        self._speaking += 1
-        try:
-            yield
-        finally:
-            self._speaking -= 1
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: socket.socket = writer.get_extra_info("socket")

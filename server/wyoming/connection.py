@@ -275,7 +275,7 @@ class Connection:
             await self._send(AudioStop().event())
             return
         desk = self._door.desk
-        with self._door.place():
+        with self._door.places.one():
             speaking = await opened(utterance.open, utterance.caller, desk.threads)
             pump: Pump[Piece] = Pump(utterance.pieces(), utterance.caller, desk.backlog, len, desk.threads)
             try:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, WebSocket
 
-from server.desk import Desk
+from server.desk import Desk, Places
 from server.doors.websocket.connection import Connection
-from server.doors.websocket.turn import Places
 
 PATH = "/ws"
 MAX_CONNECTIONS = 1000
@@ -20,8 +19,7 @@ TRY_AGAIN_LATER = 1013
 def router(desk: Desk) -> APIRouter:
     routes = APIRouter()
     open_connections: set[Connection] = set()
-    parallel = desk.service.engine.info.parallel
-    places = Places(max(parallel, (parallel + desk.settings.queue) // 2))
+    places = Places(desk.service, desk.settings, "utterances of WebSockets")
 
     @routes.websocket(PATH)
     async def talk(socket: WebSocket) -> None:

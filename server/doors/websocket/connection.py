@@ -17,9 +17,9 @@ from loguru import logger
 from pybase64 import b64encode
 
 from audio_utils import MEDIA_TYPES
-from server.desk import Desk
+from server.desk import Desk, Places
 from server.doors.websocket.messages import Cancel, End, Flush, Heard, Start, Text, parsed
-from server.doors.websocket.turn import Places, Turn
+from server.doors.websocket.turn import Turn
 from server.guard import GRANT
 from server.streams import LISTENER_S, Pump, opened
 from speech.engines.base import Segment

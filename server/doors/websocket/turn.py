@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from speech.engines.base import Segment
-from speech.errors import Busy
 from speech.utterance import Progress, Utterance
-
-
-class Places:
-    """How many of the engine's places the utterances of all connections may hold: one whose writer pauses keeps its
-    own, and must not keep every other door shut."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """For one utterance. Raises Busy."""
-        if self._taken >= self._most:
-            raise Busy(f"{self._taken} utterances are being spoken on WebSockets; try again later", retry_after_s=5)
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
 
 
 @dataclass(eq=False)

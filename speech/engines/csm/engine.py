@@ -148,7 +148,7 @@ class CsmEngine:
                     f"csm_device: {self._device} has too little memory for the model and {self.config.slots} slots of "
                     f"its cache; set csm_slots lower or csm_dtype to bfloat16"
                 ) from error
-            if isinstance(error, SpeechError) and not isinstance(error, StartupError):
+            if isinstance(error, SpeechError):
                 told = f"the model was loaded but did not speak: {error.message}; the log says why"
                 raise StartupError(told) from error
             raise

@@ -178,11 +178,6 @@ class Graphs:
             graph = self._captured[key]
             graph.replay() if graph else work()
 
-    def clear(self) -> None:
-        """Forget all graphs; the next run captures again."""
-        self._captured.clear()
-        self._pool = None
-
     def _capture(self, work: Callable[[], None], changing: list[torch.Tensor]) -> torch.cuda.CUDAGraph | None:
         """None where cuda will not capture it; it is slower then."""
         # Warm-up runs pick algorithms and allocate workspaces, on a stream of their own as capture demands; what each

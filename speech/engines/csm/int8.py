@@ -25,7 +25,7 @@ class Product(Protocol):
 
 
 class Int8:
-    """A matrix [out, in] in eight bits; called like `F.linear` with it. nbytes: what it holds."""
+    """A matrix [out, in] in eight bits; called like `F.linear` with it. nbytes: what a product reads of it."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         scales = weight.abs().amax(dim=1).float().clamp(min=1e-12) / 127
