@@ -6,12 +6,12 @@ import numpy as np
 
 from speech.caller import Caller
 from speech.engines.kokoro import levels
-from speech.engines.kokoro.model import Model
+from speech.engines.kokoro.model import loaded
 from speech.engines.kokoro.voices import VOICES, style_table
 
 
 def main() -> None:
-    model = Model(threads=2)
+    (model,) = loaded(2)
     found = []
     for voice in VOICES.values():
         found.append(levels.taken(model, style_table(voice.id), voice.british, Caller()))

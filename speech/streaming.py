@@ -24,9 +24,9 @@ from speech.text.split import chunks
 KEPT_CONTEXT = 5
 """A long text is spoken after this many of its own last parts."""
 
-EAGER_UNTIL_MS = 3000.0
-"""With this much sound ahead of the listener, a whole sentence is made in time. Measured in sound and not by the
-clock, so that the same text is cut the same way every time."""
+SLOWEST_RTF = 0.7
+"""The most that a second of sound costs where speaking must not falter, all in all. What the listener still has to hear
+is reckoned by it and not by the clock, so that the same text is cut the same way every time."""
 
 MAX_EVENTS = 60
 FIRST_EVENT_MS = 80.0
@@ -41,12 +41,14 @@ TOKENS_PER_S = 12.5
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something to say in one go. speaker, voice: None for the line's own. pause_ms: silence after it."""
+    """Something to say in one go. speaker, voice: None for the line's own. pause_ms: silence after it. awaited: its
+    text came when the listener had nothing left to hear."""
 
     text: str
     speaker: int | None = None
     voice: str | None = None
     pause_ms: int = 0
+    awaited: bool = False
     field: str = "text"
 
 
@@ -93,6 +95,7 @@ class Speaking:
         self.before_part: Callable[[], None] = lambda: None
         self._service = service
         self._first: Audio | None = None
+        self._ahead_ms = 0.0
         self._remember = remember
         self._chunks = self._speak(prepare, parts)
 
@@ -167,8 +170,8 @@ class Speaking:
     def _say(self, part: Part, number: int, context: list[Segment]) -> Generator[Audio]:
         """Say one part, after those of `context`; adds it to them where the engine listens."""
         line = self._asked(self.line, part, number)
-        eager = line.eager and self.duration_ms < EAGER_UNTIL_MS
-        line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), eager=eager)
+        ahead_ms = 0.0 if part.awaited else self._ahead_ms
+        line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), ahead_ms=ahead_ms)
         if part.voice:
             line = self._service.in_voice(line, part.voice)
         self.spoken.append((part.text, self.duration_ms))
@@ -203,6 +206,7 @@ class Speaking:
         """Count `chunk` as handed over."""
         self.account.heard(chunk.duration_ms)
         self.duration_ms += chunk.duration_ms
+        self._ahead_ms = max(0.0, self._ahead_ms - SLOWEST_RTF * chunk.duration_ms) + chunk.duration_ms
         return chunk
 
     @property

@@ -177,6 +177,7 @@ class Utterance:
         with self.caller.when_gone(self._wake):
             while True:
                 with self._changed:
+                    awaited = not self.ready
                     while not self.caller.gone and not (self.ready and self._listener_is_near()):
                         self._changed.wait()
                     self.caller.check()
@@ -185,11 +186,15 @@ class Utterance:
                     text = self._waiting.popleft()
                     self._waiting_chars -= len(text)
                     self._taken.append(text)
-                yield Part(text)
+                yield Part(text, awaited=awaited and self._heard_out())
 
     def _listener_is_near(self) -> bool:
         made_ms = self.speaking.duration_ms if self.speaking else 0.0
         return made_ms - self._delivered_ms < AHEAD_MS
+
+    def _heard_out(self) -> bool:
+        """Whether the listener, who plays at once, has nothing left to hear."""
+        return self.speaking is not None and self.speaking.account.heard_until_s < time.monotonic()
 
     def _wake(self) -> None:
         with self._changed:

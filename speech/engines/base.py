@@ -38,7 +38,8 @@ class Line:
     latest. seed: the same seed gives the same audio, whoever else is being served. temperature: 0 takes the likeliest
     code each time. top_k: codes drawn from at each step. voice: one of the engine's own voices; None leaves it to
     speaker and context. speed: 2 is twice as fast; other than 1 only where `EngineInfo.speed` allows it. eager: hand
-    over the first sound as soon as can be, even within a sentence. caller: stop as soon as it has gone.
+    over the first sound as soon as can be, even within a sentence. ahead_ms: how much the listener of an eager line
+    still has to hear when it begins. caller: stop as soon as it has gone.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Line:
     voice: str | None = None
     speed: float = 1.0
     eager: bool = False
+    ahead_ms: float = 0.0
     caller: Caller = dataclasses.field(default_factory=Caller)
 
 

@@ -1,7 +1,7 @@
 """A sentence handed over while the rest of it is still being made, without a seam.
 
 A model that first outlines the whole sentence and then draws its sound draws it stretch by stretch: the first short,
-each next one as long as can be made while the listener hears those before. Neighbours overlap by a frame, in which
+each next one as long as can be made while the listener hears what came before. Neighbours overlap by a frame, in which
 both sound the same, and meet where the voice is low. Knows no model.
 """
 
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EDGE_MS = 150
-"""Drawn around a sentence's sound, so that its soft ends are complete; what is silent of it is trimmed after."""
+EDGE_MS = (50, 100)
+"""Drawn before and after a sentence's sound, so that its soft ends are complete: a voice begins at once and fades. The
+rest of the silence around it is not drawn."""
 
 LEAST_MS = 400
 """No stretch at a sentence's end is shorter: one that begins and ends in nothing has no level to go by."""
@@ -41,16 +42,21 @@ class Pace:
     """
 
     rtf: float
+    ahead_ms: float = 0
     first_ms: float = 500
     most_ms: float = 4000
-    overhead_ms: float = 200
-    ahead_ms: float = 0
+    overhead_ms: float = 175
 
     def next_ms(self) -> float:
         return min(self.most_ms, max(self.first_ms, self.ahead_ms / self.rtf - self.overhead_ms))
 
     def made(self, ms: float) -> None:
-        self.ahead_ms = max(0, self.ahead_ms - self.rtf * (ms + self.overhead_ms)) + ms
+        self.took(self.rtf * (ms + self.overhead_ms))
+        self.ahead_ms += ms
+
+    def took(self, ms: float) -> None:
+        """So long the listener heard on, and no sound was made."""
+        self.ahead_ms = max(0, self.ahead_ms - ms)
 
 
 def stretches(loudness: np.ndarray, frame_ms: float, pace: Pace) -> list[tuple[int, int]]:
@@ -58,7 +64,7 @@ def stretches(loudness: np.ndarray, frame_ms: float, pace: Pace) -> list[tuple[i
 
     loudness: of each frame, on any scale that rises with the level.
     """
-    start, end = _sounding(loudness, round(EDGE_MS / frame_ms))
+    start, end = _sounding(loudness, frame_ms)
     smooth = np.convolve(np.pad(loudness, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
     found = []
     while start < end:
@@ -93,10 +99,19 @@ def drawn(
             samples, tail = samples[:-frame], samples[-frame:]
         heard = np.flatnonzero(np.abs(samples) > loudest * 10 ** (SILENT_DB / 20))
         if last and len(heard):
-            samples = samples[: heard[-1] + 1 + keep_samples]
+            samples = _edged(samples[::-1], len(samples) - 1 - int(heard[-1]), keep_samples)[::-1]
         if not number and len(heard):
-            samples = samples[max(0, heard[0] - keep_samples) :]
+            samples = _edged(samples, int(heard[0]), keep_samples)
         yield bounded(samples)
+
+
+def _edged(samples: np.ndarray, silent: int, keep: int) -> np.ndarray:
+    """`samples`, of which the first `silent` are, with `keep` of silence before the others."""
+    if silent >= keep:
+        return samples[silent - keep :]
+    fade = np.ones(len(samples), np.float32)
+    fade[:silent] = np.linspace(0, 1, silent, dtype=np.float32)
+    return np.concatenate([np.zeros(keep - silent, np.float32), samples * fade])
 
 
 def bounded(samples: np.ndarray) -> np.ndarray:
@@ -108,8 +123,9 @@ def bounded(samples: np.ndarray) -> np.ndarray:
     return np.where(over > 0, np.sign(samples) * bent, samples).astype(np.float32)
 
 
-def _sounding(loudness: np.ndarray, edge: int) -> tuple[int, int]:
-    """From `edge` frames before the first that sounds to `edge` after the last."""
+def _sounding(loudness: np.ndarray, frame_ms: float) -> tuple[int, int]:
+    """From the first frame that sounds to the last, with the edges."""
+    before, after = (round(edge_ms / frame_ms) for edge_ms in EDGE_MS)
     least = loudness.min() + SOUNDING * np.ptp(loudness)
     sounding = np.flatnonzero(loudness >= least)
-    return max(0, int(sounding[0]) - edge), min(len(loudness), int(sounding[-1]) + 1 + edge)
+    return max(0, int(sounding[0]) - before), min(len(loudness), int(sounding[-1]) + 1 + after)

@@ -69,7 +69,7 @@ class HibariEngine:
     def _chunks(self, spoken: Iterator[str], line: Line) -> Generator[Audio]:
         assert self._outline is not None, "start() comes first"
         noise = np.random.default_rng(line.seed)
-        pace = eager.Pace(rtf=SLOWEST_RTF)
+        pace = eager.Pace(rtf=SLOWEST_RTF, ahead_ms=line.ahead_ms)
         for phoneme_string in spoken:
             line.caller.check()
             inputs = {

@@ -124,8 +124,9 @@ def test_a_caller_that_leaves_ends_its_stream(engine: Engine) -> None:
     assert len(say(engine, line(engine)))
 
 
-def test_as_many_lines_at_once_as_it_says(engine: Engine) -> None:
-    lines = [line(engine, seed=seed, text=f"{TEXT} {seed}.") for seed in range(engine.info.parallel)]
+@pytest.mark.parametrize("eager", [False, True])
+def test_as_many_lines_at_once_as_it_says(engine: Engine, eager: bool) -> None:
+    lines = [line(engine, seed=seed, text=f"{TEXT} {seed}.", eager=eager) for seed in range(engine.info.parallel)]
     alone = [say(engine, each) for each in lines]
     together: list[np.ndarray | None] = [None] * len(lines)
 
@@ -181,6 +182,15 @@ def test_an_eager_line_is_promised_the_same(engine: Engine) -> None:
     next(dropped)
     dropped.close()
     np.testing.assert_array_equal(say(engine, asked), Audio.join(first).samples)
+
+
+def test_an_eager_line_keeps_nobody_waiting_who_has_something_to_hear(engine: Engine) -> None:
+    at_once, later = (list(engine.speak(line(engine, eager=True, ahead_ms=ahead_ms))) for ahead_ms in (0.0, 20_000.0))
+    assert len(later) <= len(at_once)
+    if engine.info.name == "kokoro":
+        assert len(later) < len(at_once)
+    at_once_ms, later_ms = (Audio.join(chunks).duration_ms for chunks in (at_once, later))
+    assert later_ms == pytest.approx(at_once_ms, abs=30), "the same words at the same pace"
 
 
 def test_an_eager_line_without_a_word_is_refused_before_the_first_chunk(engine: Engine) -> None:

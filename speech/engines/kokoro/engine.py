@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,19 @@ from speech.engines import eager, embedded
 from speech.engines.base import EngineInfo, Line, Load, Segment
 from speech.engines.kokoro import levels
 from speech.engines.kokoro.match import VoiceMatch
-from speech.engines.kokoro.model import FRAME_SAMPLES, Levels, Model, Outline
+from speech.engines.kokoro.model import FRAME_SAMPLES, Levels, Model, Outline, loaded
 from speech.engines.kokoro.voices import VOICES, style_table
 
 REFERENCE_MS = 20_000
 """A voice is matched on at most this much of what its speaker said."""
 
-SLOWEST_RTF = 0.4
-"""Up to which an eager line does not falter."""
+FRAME_MS = 1000 * FRAME_SAMPLES / embedded.SAMPLE_RATE_HZ
+
+SLOWEST_RTF = 0.55
+"""Up to which an eager line does not falter: drawing on one thread, which has others beside it."""
+
+OUTLINE_RTF = 0.05
+"""The same for the outline."""
 
 WORTH_LEVELS = 65
 """Phonemes (4 s) up to which a matched voice says a sentence whole: to take the voice's levels would cost as much."""
@@ -47,7 +53,8 @@ class KokoroVoice:
 
 
 class KokoroEngine:
-    """The embedded default. `threads`: processor threads for one sentence."""
+    """The embedded default. threads: of the processor. A line that is alone has all of them; several have one each,
+    which makes more speech in all, since a sentence on two threads is not drawn twice as fast."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -64,21 +71,24 @@ class KokoroEngine:
             takes=False,
             sampling=False,
             grain="sentence",
-            parallel=1,
+            parallel=threads,
             notes=(
                 "English only.",
                 "A recording in context decides its speaker's voice by approximate match; its words change nothing.",
                 "The same text gives the same take: seed, temperature and top_k change nothing.",
             ),
         )
-        self._model: Model | None = None
+        self._models: list[Model] = []
+        self._lines = 0
         self._match = VoiceMatch()
         self._matched: OrderedDict[str, KokoroVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        self._model = Model(self._threads)
+        self._models = loaded(*sorted({1, self._threads}))
         embedded.finished(self.speak(Line("Ready.")))
+        with self._one_more():  # so that the next is not alone
+            embedded.finished(self.speak(Line("Ready.")))
 
     def voice_of(self, line: Line) -> str | None:
         return self._voice(line).id
@@ -89,34 +99,50 @@ class KokoroEngine:
         return self._chunks(spoken, voice, line)
 
     def _chunks(self, spoken: Iterator[str], voice: KokoroVoice, line: Line) -> Generator[Audio]:
-        assert self._model is not None, "start() comes first"
-        pace = eager.Pace(rtf=SLOWEST_RTF)
-        for phoneme_string in spoken:
-            line.caller.check()
-            tokens = embedded.token_ids(phoneme_string)
-            row = len(tokens) - 3  # row n - 1 for n tokens, without the two paddings
-            if line.eager and (voice.is_stock or row >= WORTH_LEVELS):
-                style = levels.steady_style(voice.style, row)
-                yield from self._stretches(self._model.outline(tokens, style, line.caller), voice, pace)
-            else:
-                style = voice.style[row, np.newaxis]
-                yield embedded.chunk(self._model.whole(self._model.outline(tokens, style, line.caller)))
+        assert self._models, "start() comes first"
+        pace = eager.Pace(rtf=SLOWEST_RTF, ahead_ms=line.ahead_ms)
+        with self._one_more():
+            for phoneme_string in spoken:
+                line.caller.check()
+                tokens = embedded.token_ids(phoneme_string)
+                row = len(tokens) - 3  # row n - 1 for n tokens, without the two paddings
+                if line.eager and (voice.is_stock or row >= WORTH_LEVELS):
+                    style = levels.steady_style(voice.style, row)
+                    yield from self._stretches(self._model.outline(tokens, style, line.caller), voice, pace)
+                else:
+                    style = voice.style[row, np.newaxis]
+                    yield embedded.chunk(self._model.whole(self._model.outline(tokens, style, line.caller)))
 
     def _stretches(self, outline: Outline, voice: KokoroVoice, pace: eager.Pace) -> Iterator[Audio]:
-        model = self._model
-        assert model is not None
         if voice.levels is None:  # a matched voice's first eager line
-            voice.levels = levels.taken(model, voice.style, voice.british, outline.caller)
+            voice.levels = levels.taken(self._model, voice.style, voice.british, outline.caller)
         held = voice.levels
+        pace.took(OUTLINE_RTF * outline.frames * FRAME_MS)
+        parts = eager.stretches(outline.loudness.reshape(-1, 2).mean(1), FRAME_MS, pace)
 
         def sound(start: int, stop: int) -> np.ndarray:
             outline.caller.check()
-            return model.stretch(outline, start, stop, held)
+            first, last = start == parts[0][0], stop == parts[-1][1]
+            return self._model.stretch(outline, start, stop, held, first=first, last=last)
 
-        loudness = outline.loudness.reshape(-1, 2).mean(1)
-        parts = eager.stretches(loudness, 1000 * FRAME_SAMPLES / embedded.SAMPLE_RATE_HZ, pace)
         for samples in eager.drawn(parts, sound, embedded.EDGE_SAMPLES):
             yield Audio(samples, embedded.SAMPLE_RATE_HZ)
+
+    @property
+    def _model(self) -> Model:
+        """The one to draw with just now."""
+        return self._models[0 if self._lines > 1 else -1]
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """One line more is spoken."""
+        with self._lock:
+            self._lines += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lines -= 1
 
     def _voice(self, line: Line) -> KokoroVoice:
         """Who says `line`: the voice it names, else as its speaker sounded before, else that number's stock one."""
@@ -154,7 +180,7 @@ class KokoroEngine:
         """Nothing is kept between lines but matched styles, which are bounded."""
 
     def close(self) -> None:
-        self._model = None
+        self._models = []
 
 
 def _reference(said: list[Segment]) -> Audio:

@@ -29,8 +29,11 @@ SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 FRAME_SAMPLES = 600
 """A frame of an outline at 24 kHz: 25 ms. Of most things it holds two values."""
 
-REACH = 4
+REACH = 3
 """Frames on either side that are drawn with a stretch and left out: without them, its ends sound otherwise."""
+
+SILENT_REACH = 1
+"""The same at a sentence's ends, where it is silent but for a click."""
 
 PITCH_RATE_HZ = 80
 
@@ -61,13 +64,20 @@ class Outline:
         return self.features.shape[2] // 2
 
 
-class Model:
-    """The two parts, loaded. Raises StartupError where the model's packages are missing or others."""
+def loaded(*threads: int) -> list[Model]:
+    """The model, once for each number of threads. Raises StartupError where its packages are missing or others."""
+    whole = graph.read(stored())
+    outlining = whole.part([FEATURES, PITCH, LOUDNESS])
+    drawing, levels = _holding_levels(graph.read(whole.part([SOUND], [FEATURES, PITCH])))
+    return [Model(outlining, drawing, levels, each) for each in threads]
 
-    def __init__(self, threads: int) -> None:
-        whole = graph.read(stored())
-        drawing, self._levels = _holding_levels(graph.read(whole.part([SOUND], [FEATURES, PITCH])))
-        self._outline = _session(whole.part([FEATURES, PITCH, LOUDNESS]), threads, rests=True)
+
+class Model:
+    """The two parts, loaded to run on so many threads, which change no sample."""
+
+    def __init__(self, outlining: bytes, drawing: bytes, levels: list[str], threads: int) -> None:
+        self._levels = levels
+        self._outline = _session(outlining, threads, rests=True)
         self._draw = _session(drawing, threads)
         self._own: Levels = [np.zeros((1, 1, 1), np.float32)] * len(self._levels)  # stands in where none are held
 
@@ -85,11 +95,15 @@ class Model:
         """The sentence, float32[n], as the network draws it when it sees all of it."""
         return self._sound(outline, 0, outline.frames, None, [SOUND])[0].reshape(-1)
 
-    def stretch(self, outline: Outline, start: int, stop: int, levels: Levels) -> np.ndarray:
-        """Frames `start` to `stop` at `levels`, float32[n]: nearly the same samples, whatever the stretch."""
-        first, last = max(0, start - REACH), min(outline.frames, stop + REACH)
-        drawn = self._sound(outline, first, last, levels, [SOUND])[0].reshape(-1)
-        return drawn[(start - first) * FRAME_SAMPLES : (stop - first) * FRAME_SAMPLES]
+    def stretch(
+        self, outline: Outline, start: int, stop: int, levels: Levels, *, first: bool = False, last: bool = False
+    ) -> np.ndarray:
+        """Frames `start` to `stop` at `levels`, float32[n]: nearly the same samples, whatever the stretch. first, last:
+        whether it begins or ends in the silence around the sentence."""
+        begin = max(0, start - (SILENT_REACH if first else REACH))
+        end = min(outline.frames, stop + (SILENT_REACH if last else REACH))
+        drawn = self._sound(outline, begin, end, levels, [SOUND])[0].reshape(-1)
+        return drawn[(start - begin) * FRAME_SAMPLES : (stop - begin) * FRAME_SAMPLES]
 
     def levels(self, outline: Outline) -> Levels:
         """The levels that the network takes from this sentence."""

@@ -1,0 +1,64 @@
+"""What an engine is told of a listener while a text is spoken in parts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from itertools import pairwise
+
+import schemas
+from audio_utils import Audio
+from speech.engines.base import Line
+from speech.utterance import Utterance
+from tests.chute.fake_engine import MS_PER_CHAR, FakeEngine, fake_service
+
+FIRST, SECOND, THIRD = "One of three.", "Two of the three.", "And here is the third."
+
+
+class Noting(FakeEngine):
+    """Keeps the lines it was asked to say."""
+
+    def __init__(self) -> None:
+        super().__init__(grain="sentence")
+        self.asked: list[Line] = []
+
+    def speak(self, line: Line) -> Generator[Audio]:
+        self.asked.append(line)
+        return super().speak(line)
+
+
+def utterance(engine: FakeEngine) -> Utterance:
+    request = schemas.UtteranceRequest(response_format="pcm")
+    return Utterance(fake_service(engine), request, tuple)
+
+
+def test_each_part_is_told_what_there_is_to_hear_before_it() -> None:
+    engine = Noting()
+    said = utterance(engine)
+    said.add(" ".join([FIRST, SECOND, THIRD]))
+    said.end()
+    said.open()
+    assert list(said.pieces())
+    assert [line.text for line in engine.asked] == [FIRST, SECOND, THIRD]
+    ahead = [line.ahead_ms for line in engine.asked]
+    assert ahead[0] == 0
+    for line, (before_ms, after_ms) in zip(engine.asked, pairwise(ahead), strict=False):
+        assert before_ms < after_ms <= before_ms + MS_PER_CHAR * len(line.text)
+
+
+def test_text_that_keeps_the_listener_waiting_is_heard_as_soon_as_can_be() -> None:
+    engine = Noting()
+    said = utterance(engine)
+    said.add(FIRST)
+    said.flush()
+    said.open()
+    speaker = threading.Thread(target=lambda: list(said.pieces()))
+    speaker.start()
+    assert said.speaking is not None
+    while said.speaking.account.heard_until_s >= time.monotonic():  # it is played
+        time.sleep(0.01)
+    said.add(SECOND)
+    said.end()
+    speaker.join()
+    assert [(line.text, line.ahead_ms) for line in engine.asked] == [(FIRST, 0), (SECOND, 0)]
