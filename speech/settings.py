@@ -24,7 +24,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: EngineName = Field("auto", description="auto takes csm on cuda when its weights can be had, else kokoro")
-    threads: int = Field(2, ge=1, le=64, description="processor threads of an embedded engine")
+    threads: int = Field(2, ge=1, le=64, description="processor threads of kokoro, which says as many lines at once")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     wyoming_port: int | None = Field(

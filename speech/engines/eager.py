@@ -45,7 +45,7 @@ class Pace:
     ahead_ms: float = 0
     first_ms: float = 500
     most_ms: float = 4000
-    overhead_ms: float = 175
+    overhead_ms: float = 125
 
     def next_ms(self) -> float:
         return min(self.most_ms, max(self.first_ms, self.ahead_ms / self.rtf - self.overhead_ms))

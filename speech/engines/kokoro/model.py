@@ -29,7 +29,7 @@ SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 FRAME_SAMPLES = 600
 """A frame of an outline at 24 kHz: 25 ms. Of most things it holds two values."""
 
-REACH = 3
+REACH = 2
 """Frames on either side that are drawn with a stretch and left out: without them, its ends sound otherwise."""
 
 SILENT_REACH = 1
