@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-7ae5d48ca0e1"
+RELEASE = "0.1.0-5683996f140d"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

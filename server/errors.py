@@ -51,5 +51,8 @@ def _told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         code = "not_found" if error.status_code == 404 else "http_error"
         bare = error.detail == HTTPStatus.NOT_FOUND.phrase  # as the router says it, where no path fits
         detail = _NOTHING_HERE if bare else error.detail
-        return error.status_code, {"detail": detail, "code": code, "field": None}, dict(error.headers or {})
+        headers = dict(error.headers or {})
+        if "Allow" in headers:
+            detail = f"this path takes another method: {headers['Allow']}"
+        return error.status_code, {"detail": detail, "code": code, "field": None}, headers
     return 500, {"detail": _UNFORESEEN, "code": "internal", "field": None}, {}

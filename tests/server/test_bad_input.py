@@ -214,6 +214,7 @@ def test_an_unknown_path_and_a_wrong_method(hibari: Served) -> None:
     assert hibari.http.get("/nothing").status_code == 404
     wrong = hibari.http.get("/speak")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["detail"] == "this path takes another method: POST"
     words = "there is nothing at this path; /docs lists what there is"
     assert hibari.http.get("/nothing").json() == {"detail": words, "code": "not_found", "field": None}
     error = hibari.http.get("/v1/nothing").json()["error"]

@@ -87,8 +87,6 @@ class KokoroEngine:
     def start(self) -> None:
         self._models = loaded(*sorted({1, self._threads}))
         embedded.finished(self.speak(Line("Ready.")))
-        with self._one_more():  # so that the next is not alone
-            embedded.finished(self.speak(Line("Ready.")))
 
     def voice_of(self, line: Line) -> str | None:
         return self._voice(line).id

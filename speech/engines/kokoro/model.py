@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 
@@ -69,7 +70,8 @@ def loaded(*threads: int) -> list[Model]:
     whole = graph.read(stored())
     outlining = whole.part([FEATURES, PITCH, LOUDNESS])
     drawing, levels = _holding_levels(graph.read(whole.part([SOUND], [FEATURES, PITCH])))
-    return [Model(outlining, drawing, levels, each) for each in threads]
+    with ThreadPoolExecutor() as pool:  # a session is made on one thread
+        return list(pool.map(lambda number: Model(outlining, drawing, levels, number), threads))
 
 
 class Model:
