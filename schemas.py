@@ -136,6 +136,9 @@ class StreamSpeakRequest(ContextualSpeakRequest):
     stream_format: Literal["sse", "audio"] = Field(
         "sse", description="sse: events with base64; audio: the bytes themselves, which a Chutes gateway cannot pass."
     )
+    ahead_ms: float = Field(
+        0, ge=0, le=3_600_000, description="What there is still to hear before this: with it, pieces can be longer."
+    )
 
 
 class UtteranceRequest(Sampling):

@@ -66,7 +66,13 @@ class Operations(Generic[One, Stream, Many, Status]):
         return self._say("/speak", SpeakOptions, options, text=text, context=context_field(context))
 
     def stream(
-        self, text: str, *, context: Context = (), session_id: str | None = None, **options: Unpack[SpeakOptions]
+        self,
+        text: str,
+        *,
+        context: Context = (),
+        session_id: str | None = None,
+        ahead_ms: float | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> Stream:
         """Says `text` after `context` while it is heard: with this open in a `with`, iterate for the bytes.
 
@@ -74,11 +80,12 @@ class Operations(Generic[One, Stream, Many, Status]):
                 for sound in stream:
                     player.write(sound)
 
-        session_id: as of `contextual_speak`; None for no session. Errors before the first sound are raised and
+        session_id: as of `contextual_speak`; None for no session. ahead_ms: what its listener still has to hear of
+        something else, so that the first sound may come later and be longer. Errors before the first sound are raised and
         retried on opening, as those of any call; after it, iterating raises, and nothing is sent again.
         """
         repeat: Repeat = "if_refused" if session_id else "always"
-        fields = {"text": text, "session_id": session_id, "context": context_field(context)}
+        fields = {"text": text, "session_id": session_id, "context": context_field(context), "ahead_ms": ahead_ms}
         call = _call("/stream_speak", SpeakOptions, options, repeat, **fields)
         return self._stream(replace(call, headers=STREAM_HEADERS))
 

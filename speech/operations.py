@@ -81,7 +81,8 @@ def stream_speak(service: Service, request: schemas.StreamSpeakRequest, caller: 
     def prepare() -> Callable[[], Line]:
         nonlocal given
         given = service.heard(request.context, caller)
-        line = replace(_line(service, request, caller, context=given), eager=True)
+        line = _line(service, request, caller, context=given)
+        line = replace(line, eager=True, ahead_ms=request.ahead_ms)
         if session_id is None or given:
             return lambda: line
         return lambda: replace(line, context=(*line.context, *service.sessions.recall(session_id)))

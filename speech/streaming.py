@@ -25,8 +25,11 @@ KEPT_CONTEXT = 5
 """A long text is spoken after this many of its own last parts."""
 
 SLOWEST_RTF = 0.7
-"""The most that a second of sound costs where speaking must not falter, all in all. What the listener still has to hear
+"""The most that a second of sound costs where speaking must not falter, all in all. What a listener still has to hear
 is reckoned by it and not by the clock, so that the same text is cut the same way every time."""
+
+FIRST_MS = 500.0
+"""So much is there when the listener begins to hear; the rest is made meanwhile."""
 
 MAX_EVENTS = 60
 FIRST_EVENT_MS = 80.0
@@ -95,7 +98,7 @@ class Speaking:
         self.before_part: Callable[[], None] = lambda: None
         self._service = service
         self._first: Audio | None = None
-        self._ahead_ms = 0.0
+        self._heard_out_ms = 0.0  # all that was made until then had been heard
         self._remember = remember
         self._chunks = self._speak(prepare, parts)
 
@@ -170,8 +173,9 @@ class Speaking:
     def _say(self, part: Part, number: int, context: list[Segment]) -> Generator[Audio]:
         """Say one part, after those of `context`; adds it to them where the engine listens."""
         line = self._asked(self.line, part, number)
-        ahead_ms = 0.0 if part.awaited else self._ahead_ms
-        line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), ahead_ms=ahead_ms)
+        if part.awaited:
+            self._heard_out_ms = self.duration_ms
+        line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), ahead_ms=self._ahead_ms())
         if part.voice:
             line = self._service.in_voice(line, part.voice)
         self.spoken.append((part.text, self.duration_ms))
@@ -206,8 +210,13 @@ class Speaking:
         """Count `chunk` as handed over."""
         self.account.heard(chunk.duration_ms)
         self.duration_ms += chunk.duration_ms
-        self._ahead_ms = max(0.0, self._ahead_ms - SLOWEST_RTF * chunk.duration_ms) + chunk.duration_ms
         return chunk
+
+    def _ahead_ms(self) -> float:
+        """Of the sound so far, what is still to be heard, in whatever chunks it came."""
+        before_ms = 0.0 if self._heard_out_ms else self.line.ahead_ms
+        made_ms = before_ms + self.duration_ms - self._heard_out_ms
+        return made_ms - SLOWEST_RTF * max(0.0, made_ms - max(FIRST_MS, before_ms))
 
     @property
     def usage(self) -> dict[str, int]:

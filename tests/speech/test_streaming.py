@@ -9,7 +9,9 @@ from itertools import pairwise
 
 import schemas
 from audio_utils import Audio
+from speech.caller import Caller
 from speech.engines.base import Line
+from speech.operations import STREAM_SPEAK
 from speech.utterance import Utterance
 from tests.chute.fake_engine import MS_PER_CHAR, FakeEngine, fake_service
 
@@ -45,6 +47,18 @@ def test_each_part_is_told_what_there_is_to_hear_before_it() -> None:
     assert ahead[0] == 0
     for line, (before_ms, after_ms) in zip(engine.asked, pairwise(ahead), strict=False):
         assert before_ms < after_ms <= before_ms + MS_PER_CHAR * len(line.text)
+
+
+def test_it_is_the_same_in_whatever_chunks_the_sound_comes() -> None:
+    told = []
+    for chunk_ms in (80, 1000):
+        engine = Noting()
+        engine.chunk_ms = chunk_ms
+        request = {"text": " ".join([FIRST, SECOND, THIRD]), "ahead_ms": 200}
+        STREAM_SPEAK(fake_service(engine), request, Caller()).collect()
+        told.append([line.ahead_ms for line in engine.asked])
+    assert told[0] == told[1]
+    assert told[0][0] == 200
 
 
 def test_text_that_keeps_the_listener_waiting_is_heard_as_soon_as_can_be() -> None:
