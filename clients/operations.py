@@ -81,8 +81,8 @@ class Operations(Generic[One, Stream, Many, Status]):
                     player.write(sound)
 
         session_id: as of `contextual_speak`; None for no session. ahead_ms: what its listener still has to hear of
-        something else, so that the first sound may come later and be longer. Errors before the first sound are raised and
-        retried on opening, as those of any call; after it, iterating raises, and nothing is sent again.
+        something else, so that the first sound may come later and be longer. Errors before the first sound are
+        raised and retried on opening, as those of any call; after it, iterating raises, and nothing is sent again.
         """
         repeat: Repeat = "if_refused" if session_id else "always"
         fields = {"text": text, "session_id": session_id, "context": context_field(context), "ahead_ms": ahead_ms}
