@@ -26,7 +26,7 @@ from speech.operations import OPERATIONS, STREAM_SPEAK, Operation
 from speech.service import Service
 from speech.settings import Settings
 
-RELEASE = "0.1.0-0e2d611133bb"
+RELEASE = "0.1.0-6ca9261fe2dc"
 
 try:
     release.require(RELEASE, Path(__file__).parent)

@@ -27,6 +27,7 @@ MAX_TEXT_CHARS = 10_000
 MAX_CONTEXT_SEGMENTS = 16
 MAX_TURNS = 50
 MAX_BATCH = 10
+MAX_AHEAD_MS = 3_600_000
 # 30 s of 48 kHz float32 stereo is 11.5 MB; base64 makes it 15.4 MB.
 MAX_AUDIO_B64_CHARS = 16_000_000
 
@@ -137,7 +138,7 @@ class StreamSpeakRequest(ContextualSpeakRequest):
         "sse", description="sse: events with base64; audio: the bytes themselves, which a Chutes gateway cannot pass."
     )
     ahead_ms: float = Field(
-        0, ge=0, le=3_600_000, description="What there is still to hear before this: with it, pieces can be longer."
+        0, ge=0, le=MAX_AHEAD_MS, description="What there is still to hear before this: with it, pieces can be longer."
     )
 
 

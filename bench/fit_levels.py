@@ -11,7 +11,7 @@ from speech.engines.kokoro.voices import VOICES, style_table
 
 
 def main() -> None:
-    (model,) = loaded(2)
+    (model,) = loaded([2])
     found = []
     for voice in VOICES.values():
         found.append(levels.taken(model, style_table(voice.id), voice.british, Caller()))

@@ -73,7 +73,7 @@ def stream_speak(service: Service, request: schemas.StreamSpeakRequest, caller: 
     """Say a text while it is heard; with a session_id, in that session.
 
     An engine that streams by the frame says the text in one go, exactly as /speak does; one that speaks by the
-    sentence says each on its own, and the first in clauses.
+    sentence says each on its own, in pieces.
     """
     session_id = request.session_id
     given: tuple[Segment, ...] = ()
@@ -123,7 +123,7 @@ def contextual_speak(service: Service, request: schemas.ContextualSpeakRequest, 
     session_id = request.session_id or uuid.uuid4().hex
     with service.place(caller) as place:
         given = service.heard(request.context, caller)
-        with place.turn():  # only now: whoever spoke in this session just before is heard too
+        with place.turn():  # only now: who spoke in this session before, and has ended, is heard too
             before = given or service.sessions.recall(session_id)
             line = _line(service, request, caller, context=before)
             take = service.take(line)

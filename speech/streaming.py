@@ -26,7 +26,8 @@ KEPT_CONTEXT = 5
 
 SLOWEST_RTF = 0.7
 """The most that a second of sound costs where speaking must not falter, all in all. What a listener still has to hear
-is reckoned by it and not by the clock, so that the same text is cut the same way every time."""
+is reckoned by it and not by the clock, so that the same text is cut the same way every time; only where text had to be
+waited for does the clock say."""
 
 FIRST_MS = 500.0
 """So much is there when the listener begins to hear; the rest is made meanwhile."""
@@ -44,14 +45,14 @@ TOKENS_PER_S = 12.5
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something to say in one go. speaker, voice: None for the line's own. pause_ms: silence after it. awaited: its
-    text came when the listener had nothing left to hear."""
+    """Something to say in one go. speaker, voice: None for the line's own. pause_ms: silence after it. left_ms: what
+    the listener had left to hear when its text came, where that had to be waited for."""
 
     text: str
     speaker: int | None = None
     voice: str | None = None
     pause_ms: int = 0
-    awaited: bool = False
+    left_ms: float | None = None
     field: str = "text"
 
 
@@ -98,7 +99,7 @@ class Speaking:
         self.before_part: Callable[[], None] = lambda: None
         self._service = service
         self._first: Audio | None = None
-        self._heard_out_ms = 0.0  # all that was made until then had been heard
+        self._reckoned_from = (0.0, 0.0)  # sound made, and of it still to be heard, in ms
         self._remember = remember
         self._chunks = self._speak(prepare, parts)
 
@@ -162,6 +163,7 @@ class Speaking:
                 with place.turn(needed_s):
                     if not number:
                         self.line = settle()
+                        self._reckoned_from = (0.0, self.line.ahead_ms)
                     yield from self._say(part, number, context)
                 if self.truncated:
                     break
@@ -173,8 +175,8 @@ class Speaking:
     def _say(self, part: Part, number: int, context: list[Segment]) -> Generator[Audio]:
         """Say one part, after those of `context`; adds it to them where the engine listens."""
         line = self._asked(self.line, part, number)
-        if part.awaited:
-            self._heard_out_ms = self.duration_ms
+        if part.left_ms is not None:
+            self._reckoned_from = (self.duration_ms, part.left_ms)
         line = replace(line, context=(*line.context, *context[-KEPT_CONTEXT:]), ahead_ms=self._ahead_ms())
         if part.voice:
             line = self._service.in_voice(line, part.voice)
@@ -214,9 +216,10 @@ class Speaking:
 
     def _ahead_ms(self) -> float:
         """Of the sound so far, what is still to be heard, in whatever chunks it came."""
-        before_ms = 0.0 if self._heard_out_ms else self.line.ahead_ms
-        made_ms = before_ms + self.duration_ms - self._heard_out_ms
-        return made_ms - SLOWEST_RTF * max(0.0, made_ms - max(FIRST_MS, before_ms))
+        from_ms, left_ms = self._reckoned_from
+        made_ms = left_ms + self.duration_ms - from_ms
+        rtf = SLOWEST_RTF * max(1, self.line.speed)  # what is heard twice as fast was made at the usual pace
+        return max(0.0, made_ms - rtf * max(0.0, made_ms - max(FIRST_MS, left_ms)))
 
     @property
     def usage(self) -> dict[str, int]:

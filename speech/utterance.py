@@ -186,15 +186,15 @@ class Utterance:
                     text = self._waiting.popleft()
                     self._waiting_chars -= len(text)
                     self._taken.append(text)
-                yield Part(text, awaited=awaited and self._heard_out())
+                yield Part(text, left_ms=self._left_ms() if awaited else None)
 
     def _listener_is_near(self) -> bool:
         made_ms = self.speaking.duration_ms if self.speaking else 0.0
         return made_ms - self._delivered_ms < AHEAD_MS
 
-    def _heard_out(self) -> bool:
-        """Whether the listener, who plays at once, has nothing left to hear."""
-        return self.speaking is not None and self.speaking.account.heard_until_s < time.monotonic()
+    def _left_ms(self) -> float:
+        """What a listener who plays at once has left to hear."""
+        return 1000 * max(0.0, self.speaking.account.heard_until_s - time.monotonic()) if self.speaking else 0.0
 
     def _wake(self) -> None:
         with self._changed:

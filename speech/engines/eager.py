@@ -37,8 +37,8 @@ class Pace:
     """How much to make next. By arithmetic and not by the clock: the same text is cut the same way every time.
 
     rtf: the most that a second of sound costs, in seconds, on a machine where speaking must not falter. first_ms: the
-    first stretch. most_ms: the longest. overhead_ms: drawn with each stretch and not heard. ahead_ms: made and not
-    yet heard.
+    first stretch. most_ms: the longest. overhead_ms: drawn with each stretch and not heard, by kokoro. ahead_ms: made
+    and not yet heard.
     """
 
     rtf: float
@@ -99,14 +99,15 @@ def drawn(
             samples, tail = samples[:-frame], samples[-frame:]
         heard = np.flatnonzero(np.abs(samples) > loudest * 10 ** (SILENT_DB / 20))
         if last and len(heard):
-            samples = _edged(samples[::-1], len(samples) - 1 - int(heard[-1]), keep_samples)[::-1]
+            backwards = _edged(samples[::-1], len(samples) - 1 - int(heard[-1]), keep_samples)
+            samples = np.ascontiguousarray(backwards[::-1])
         if not number and len(heard):
             samples = _edged(samples, int(heard[0]), keep_samples)
         yield bounded(samples)
 
 
 def _edged(samples: np.ndarray, silent: int, keep: int) -> np.ndarray:
-    """`samples`, of which the first `silent` are, with `keep` of silence before the others."""
+    """`samples`, whose sound begins after `silent` of them, with `keep` of silence before it."""
     if silent >= keep:
         return samples[silent - keep :]
     fade = np.ones(len(samples), np.float32)

@@ -56,6 +56,7 @@ def test_speaks_mono_float32_at_its_rate_within_full_scale(engine: Engine) -> No
         assert chunk.sample_rate_hz == engine.info.sample_rate_hz
         assert chunk.samples.dtype == np.float32
         assert chunk.samples.ndim == 1
+        assert chunk.samples.flags.c_contiguous, "as filters and encoders want it"
         assert np.isfinite(chunk.samples).all()
         assert np.abs(chunk.samples).max(initial=0) <= 1
 
@@ -175,6 +176,7 @@ def test_an_eager_line_is_promised_the_same(engine: Engine) -> None:
     for chunk in first:
         assert chunk.sample_rate_hz == engine.info.sample_rate_hz
         assert chunk.samples.dtype == np.float32
+        assert chunk.samples.flags.c_contiguous
         assert len(chunk.samples)
         assert np.abs(chunk.samples).max() <= 1
     np.testing.assert_array_equal(Audio.join(first).samples, Audio.join(second).samples)

@@ -145,7 +145,7 @@ def test_a_matched_voice_says_a_short_sentence_whole_and_a_long_one_in_pieces() 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return loaded(2)[0]
+    return loaded([2])[0]
 
 
 def test_the_stored_levels_are_those_of_the_voices(model: Model) -> None:

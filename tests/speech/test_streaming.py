@@ -7,6 +7,8 @@ import time
 from collections.abc import Generator
 from itertools import pairwise
 
+import pytest
+
 import schemas
 from audio_utils import Audio
 from speech.caller import Caller
@@ -61,7 +63,8 @@ def test_it_is_the_same_in_whatever_chunks_the_sound_comes() -> None:
     assert told[0][0] == 200
 
 
-def test_text_that_keeps_the_listener_waiting_is_heard_as_soon_as_can_be() -> None:
+@pytest.mark.parametrize("left_s", [0.3, 0.0])
+def test_of_text_that_had_to_be_waited_for_the_clock_says_what_was_left_to_hear(left_s: float) -> None:
     engine = Noting()
     said = utterance(engine)
     said.add(FIRST)
@@ -70,9 +73,21 @@ def test_text_that_keeps_the_listener_waiting_is_heard_as_soon_as_can_be() -> No
     speaker = threading.Thread(target=lambda: list(said.pieces()))
     speaker.start()
     assert said.speaking is not None
-    while said.speaking.account.heard_until_s >= time.monotonic():  # it is played
+    while said.speaking.duration_ms < MS_PER_CHAR * len(FIRST):
+        time.sleep(0.01)
+    while said.speaking.account.heard_until_s - left_s >= time.monotonic():  # it is played
         time.sleep(0.01)
     said.add(SECOND)
     said.end()
     speaker.join()
-    assert [(line.text, line.ahead_ms) for line in engine.asked] == [(FIRST, 0), (SECOND, 0)]
+    first, second = engine.asked
+    assert (first.text, second.text) == (FIRST, SECOND)
+    assert first.ahead_ms == 0
+    assert 0 <= second.ahead_ms <= 1000 * left_s
+
+
+def test_what_is_heard_fast_is_heard_out_soon() -> None:
+    engine = Noting()
+    request = {"text": " ".join([FIRST * 5, SECOND, THIRD]), "speed": 4, "max_duration_ms": 90_000}
+    STREAM_SPEAK(fake_service(engine), request, Caller()).collect()
+    assert [line.ahead_ms for line in engine.asked][-1] == 0

@@ -212,7 +212,8 @@ class GatewayEngine:
             whole = int(fields["max_duration_ms"] * rate_hz / 1000)
             asked.truncated = speech.truncated or len(speech) // 2 >= whole
             return
-        async with client.stream(**fields, ahead_ms=asked.line.ahead_ms or None) as stream:
+        ahead_ms = min(asked.line.ahead_ms, schemas.MAX_AHEAD_MS)
+        async with client.stream(**fields, ahead_ms=ahead_ms or None) as stream:
             if stream.sample_rate_hz != rate_hz:
                 raise UnreadableAnswer(f"the upstream speaks at {stream.sample_rate_hz} Hz, and spoke at {rate_hz}")
             upstream.answered()

@@ -156,6 +156,6 @@ def samples_of(pcm: bytes) -> Samples:
 
 
 def asks_for_all(line: Line, info: EngineInfo) -> bool:
-    """Whether `line` is asked for in one piece, as /speak says it: /stream_speak would begin by the clause, which an
-    engine of grain "sentence" reads differently."""
+    """Whether `line` is asked for in one piece, as /speak says it: /stream_speak says each sentence in pieces,
+    which an engine of grain "sentence" draws a little differently."""
     return info.grain == "sentence" and not line.eager

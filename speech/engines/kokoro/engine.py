@@ -18,6 +18,7 @@ from speech.engines.kokoro import levels
 from speech.engines.kokoro.match import VoiceMatch
 from speech.engines.kokoro.model import FRAME_SAMPLES, Levels, Model, Outline, loaded
 from speech.engines.kokoro.voices import VOICES, style_table
+from speech.errors import NotReady
 
 REFERENCE_MS = 20_000
 """A voice is matched on at most this much of what its speaker said."""
@@ -53,8 +54,8 @@ class KokoroVoice:
 
 
 class KokoroEngine:
-    """The embedded default. threads: of the processor. A line that is alone has all of them; several have one each,
-    which makes more speech in all, since a sentence on two threads is not drawn twice as fast."""
+    """The embedded default. threads: of the processor. The lines under way share them evenly, which makes more speech
+    in all than all threads for one after the other: on two threads a sentence is not drawn twice as fast."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -78,14 +79,15 @@ class KokoroEngine:
                 "The same text gives the same take: seed, temperature and top_k change nothing.",
             ),
         )
-        self._models: list[Model] = []
-        self._lines = 0
+        self._models: list[Model] = []  # for all threads, for half of them, and so on
+        self._lines: set[object] = set()
         self._match = VoiceMatch()
         self._matched: OrderedDict[str, KokoroVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        self._models = loaded(*sorted({1, self._threads}))
+        halvings = [self._threads >> halved for halved in range(self._threads.bit_length())]
+        self._models = loaded(halvings)
         embedded.finished(self.speak(Line("Ready.")))
 
     def voice_of(self, line: Line) -> str | None:
@@ -97,7 +99,6 @@ class KokoroEngine:
         return self._chunks(spoken, voice, line)
 
     def _chunks(self, spoken: Iterator[str], voice: KokoroVoice, line: Line) -> Generator[Audio]:
-        assert self._models, "start() comes first"
         pace = eager.Pace(rtf=SLOWEST_RTF, ahead_ms=line.ahead_ms)
         with self._one_more():
             for phoneme_string in spoken:
@@ -114,6 +115,7 @@ class KokoroEngine:
     def _stretches(self, outline: Outline, voice: KokoroVoice, pace: eager.Pace) -> Iterator[Audio]:
         if voice.levels is None:  # a matched voice's first eager line
             voice.levels = levels.taken(self._model, voice.style, voice.british, outline.caller)
+            pace.took(pace.ahead_ms)  # as long as a long sentence
         held = voice.levels
         pace.took(OUTLINE_RTF * outline.frames * FRAME_MS)
         parts = eager.stretches(outline.loudness.reshape(-1, 2).mean(1), FRAME_MS, pace)
@@ -129,18 +131,20 @@ class KokoroEngine:
     @property
     def _model(self) -> Model:
         """The one to draw with just now."""
-        return self._models[0 if self._lines > 1 else -1]
+        if not self._models:
+            raise NotReady("the server is shutting down; send the request again", retry_after_s=1)
+        share = self._threads // max(1, len(self._lines))
+        return next((model for model in self._models if model.threads <= share), self._models[-1])
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:
-        """One line more is spoken."""
-        with self._lock:
-            self._lines += 1
+        """One line more is spoken. Takes no lock: it may end wherever a line that was dropped is collected."""
+        line = object()
+        self._lines.add(line)
         try:
             yield
         finally:
-            with self._lock:
-                self._lines -= 1
+            self._lines.discard(line)
 
     def _voice(self, line: Line) -> KokoroVoice:
         """Who says `line`: the voice it names, else as its speaker sounded before, else that number's stock one."""

@@ -10,7 +10,7 @@ once. Knows no text and no requests.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -65,7 +65,7 @@ class Outline:
         return self.features.shape[2] // 2
 
 
-def loaded(*threads: int) -> list[Model]:
+def loaded(threads: Iterable[int]) -> list[Model]:
     """The model, once for each number of threads. Raises StartupError where its packages are missing or others."""
     whole = graph.read(stored())
     outlining = whole.part([FEATURES, PITCH, LOUDNESS])
@@ -78,8 +78,9 @@ class Model:
     """The two parts, loaded to run on so many threads, which change no sample."""
 
     def __init__(self, outlining: bytes, drawing: bytes, levels: list[str], threads: int) -> None:
+        self.threads = threads
         self._levels = levels
-        self._outline = _session(outlining, threads, rests=True)
+        self._outline = _session(outlining, threads)
         self._draw = _session(drawing, threads)
         self._own: Levels = [np.zeros((1, 1, 1), np.float32)] * len(self._levels)  # stands in where none are held
 
@@ -152,14 +153,13 @@ def _holding_levels(drawing: graph.Graph) -> tuple[bytes, list[str]]:
     return graph.Graph(tuple(nodes), drawing.constants, inputs, drawing.rest).part([SOUND, *levels]), levels
 
 
-def _session(model: bytes, threads: int, rests: bool = False) -> onnxruntime.InferenceSession:
-    """rests: its threads do not wait for more to do, which would keep those of another session from working."""
+def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if rests:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Between runs its threads rest, rather than keep those of another session from working.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
