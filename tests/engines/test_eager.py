@@ -207,6 +207,7 @@ class TestStretches:
         one = np.full(3000, 0.5, np.float32)
         (piece,) = eager.drawn([(0, 300)], lambda start, stop: one[start * 10 : stop * 10], keep_samples=70)
         np.testing.assert_array_equal(piece, np.pad(one, 70))
+        assert piece.flags.c_contiguous
         soft = np.concatenate([np.full(40, 1e-4), one, np.full(40, 1e-4)]).astype(np.float32)
         (piece,) = eager.drawn([(0, 308)], lambda start, stop: soft[start * 10 : stop * 10], keep_samples=70)
         assert len(piece) == 3140
