@@ -11,6 +11,6 @@ from speech.engines.hibari import HibariEngine
 from speech.engines.kokoro.engine import KokoroEngine
 
 ENGINES: dict[str, Callable[[pytest.TempPathFactory], Engine]] = {
-    "kokoro": lambda _: KokoroEngine(threads=2),
+    "kokoro": lambda _: KokoroEngine(threads=1),
     "hibari": lambda _: HibariEngine(),
 }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -143,9 +146,52 @@ def test_a_matched_voice_says_a_short_sentence_whole_and_a_long_one_in_pieces() 
     chunks.close()
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_lines_said_together_are_what_they_are_alone(eagerly: bool) -> None:
+    engine = started("kokoro")
+    texts = ["The first of them speaks.", "And so does the other one."]
+    assert engine.info.parallel == len(texts)
+    alone = [Audio.join(said("kokoro", text, eagerly)).samples for text in texts]
+    lines = [engine.speak(Line(text, eager=eagerly)) for text in texts]
+    with ThreadPoolExecutor() as pool:
+        together = list(pool.map(lambda chunks: Audio.join(chunks).samples, lines))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@dataclass
+class Stub:
+    threads: int
+
+
+def test_lines_share_the_threads() -> None:
+    engine = KokoroEngine(threads=5)
+    engine._models = [Stub(threads) for threads in (5, 2, 1)]  # type: ignore[assignment]
+    shared = []
+    with ExitStack() as lines:
+        for _ in range(7):
+            lines.enter_context(engine._one_more())
+            shared.append(engine._model.threads)
+    assert shared == [5, 2, 1, 1, 1, 1, 1]
+    assert engine._model.threads == 5
+
+
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return loaded([2])[0]
+def models() -> list[Model]:
+    return loaded([2, 1, 3])
+
+
+@pytest.fixture(scope="module")
+def model(models: list[Model]) -> Model:
+    return models[0]
+
+
+def test_on_any_number_of_threads_it_is_the_same_sound(models: list[Model]) -> None:
+    tokens = embedded.token_ids("hˌW ɑɹ ju?")
+    style = style_table("af_heart")[np.newaxis, len(tokens) - 3]
+    first, *others = (model.whole(model.outline(tokens, style, Caller())) for model in models)
+    for other in others:
+        np.testing.assert_array_equal(first, other)
 
 
 def test_the_stored_levels_are_those_of_the_voices(model: Model) -> None:
@@ -207,12 +253,16 @@ class TestStretches:
         one = np.full(3000, 0.5, np.float32)
         (piece,) = eager.drawn([(0, 300)], lambda start, stop: one[start * 10 : stop * 10], keep_samples=70)
         np.testing.assert_array_equal(piece, np.pad(one, 70))
-        assert piece.flags.c_contiguous
         soft = np.concatenate([np.full(40, 1e-4), one, np.full(40, 1e-4)]).astype(np.float32)
         (piece,) = eager.drawn([(0, 308)], lambda start, stop: soft[start * 10 : stop * 10], keep_samples=70)
         assert len(piece) == 3140
         assert not piece[[*range(31), *range(-31, 0)]].any(), "what is soft comes out of silence, and goes into it"
         np.testing.assert_array_equal(piece[70:-70], one)
+
+    def test_filters_and_encoders_can_take_each_piece(self) -> None:
+        one = np.full(3000, 0.5, np.float32)
+        for piece in eager.drawn([(0, 100), (100, 300)], lambda a, b: one[a * 10 : b * 10], keep_samples=70):
+            assert piece.flags.c_contiguous
 
     def test_what_is_silent_around_a_sentence_is_left_out(self) -> None:
         one = np.concatenate([np.zeros(1000), np.full(3000, 0.5), np.zeros(1000)]).astype(np.float32)
