@@ -164,9 +164,9 @@ class Stub:
     threads: int
 
 
-def test_lines_share_the_threads() -> None:
+def test_lines_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = KokoroEngine(threads=5)
-    engine._models = [Stub(threads) for threads in (5, 2, 1)]  # type: ignore[assignment]
+    monkeypatch.setattr(engine, "_models", [Stub(threads) for threads in (5, 2, 1)])
     shared = []
     with ExitStack() as lines:
         for _ in range(7):
